@@ -1,0 +1,1 @@
+"""Any recording -> frames: readers of foreign layouts and the synthetic recorder."""

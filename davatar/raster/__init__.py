@@ -1,0 +1,1 @@
+"""Triangles -> maps. The contract, and the embree backend."""
