@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+import torch
+
+from davatar.core.errors import ConfigError, DataError
+from davatar.diffusion.parameterization import loss_weights
+from davatar.diffusion.schedule import (
+    NoiseSchedule,
+    continuous_cosine,
+    continuous_path,
+    cosine_schedule,
+    linear_schedule,
+    named_schedule,
+    scaled_linear_schedule,
+)
+
+# spec dphm 10.3: t, beta, alpha_bar, weight v, weight x0 (relative 1e-5: the originals round to float32)
+SPEC_10_3 = [
+    (0, 4.12842237e-05, 0.999958694, 0.999958694, 24221.3281),
+    (1, 4.61417512e-05, 0.99991256, 0.99991256, 11437.4971),
+    (500, 0.00315569155, 0.492285162, 0.492285162, 0.969609618),
+    (999, 0.999000013, 2.42876697e-09, 2.42876697e-09, 2.42876697e-09),
+]
+
+
+@pytest.mark.parametrize("t, beta, alpha_bar, weight_v, weight_clean", SPEC_10_3)
+def test_cosine_schedule_equals_the_published_one(t, beta, alpha_bar, weight_v, weight_clean):
+    schedule = cosine_schedule(1000)
+    assert schedule.betas[t] == pytest.approx(beta, rel=1e-5)
+    assert schedule.alpha_bar[t] == pytest.approx(alpha_bar, rel=1e-5)
+    assert loss_weights(schedule, "v_prediction")[t] == pytest.approx(weight_v, rel=1e-5)
+    assert loss_weights(schedule, "sample")[t] == pytest.approx(weight_clean, rel=1e-4)  # 1 - alpha_bar in float32
+    assert loss_weights(schedule, "epsilon")[t] == 1
+
+
+def test_betas_and_buffers_equal_the_golden_ones(shared):
+    golden = np.load(shared / "golden" / "dphm" / "C_diffusion_small.npz")
+    np.testing.assert_allclose(linear_schedule(1000).betas, golden["betas_linear_1000"], rtol=1e-12)
+    np.testing.assert_allclose(linear_schedule(50).betas, golden["betas_linear_50"], rtol=1e-12)
+    np.testing.assert_allclose(cosine_schedule(50).betas, golden["betas_cosine_50"], rtol=1e-12)
+    schedule = cosine_schedule(1000)
+    np.testing.assert_allclose(schedule.signal, golden["buf_sqrt_alphas_cumprod"], rtol=1e-6)
+    np.testing.assert_allclose(schedule.noise, golden["buf_sqrt_one_minus_alphas_cumprod"], rtol=1e-6)
+
+
+def test_scaled_linear_schedule_ends_in_pure_noise_and_equals_diffusers():
+    from diffusers import DDIMScheduler
+
+    schedule = scaled_linear_schedule()
+    assert schedule.alpha_bar[-1] == 0 and schedule.betas[-1] == 1
+    theirs = DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", rescale_betas_zero_snr=True
+    )
+    np.testing.assert_allclose(schedule.alpha_bar, theirs.alphas_cumprod.numpy(), atol=2e-6)  # theirs is float32
+
+
+def test_continuous_cosine_leaves_no_signal_at_one():
+    signal, noise = continuous_cosine(torch.tensor([0.0, 0.3, 1.0], dtype=torch.float64))
+    assert torch.allclose(signal**2 + noise**2, torch.ones(3, dtype=torch.float64))
+    assert signal[0] == 1 and noise[2] == 1 and abs(signal[2]) < 1e-15
+    first, *_, last = continuous_path(5)
+    assert (first.signal, first.noise) == (0, 1) and (last.signal, last.noise) == (1, 0)
+
+
+def test_levels_follow_each_item_and_dtype():
+    signal, noise = cosine_schedule(10).at(torch.tensor([0, 9]), torch.zeros(2, 3, 4, dtype=torch.float64))
+    assert signal.shape == (2, 1, 1) and signal.dtype == torch.float64
+    assert torch.allclose(signal**2 + noise**2, torch.ones(2, 1, 1, dtype=torch.float64))
+
+
+def test_a_schedule_cannot_be_changed_or_senseless():
+    schedule = cosine_schedule(10)
+    with pytest.raises(ValueError):
+        schedule.betas[0] = 0.5
+    with pytest.raises(DataError, match="not a noise schedule"):
+        NoiseSchedule.from_betas(np.array([0.1, -0.2]))
+
+
+@pytest.mark.parametrize("steps", [0, 11])
+def test_paths_refuse_step_counts_that_do_not_exist(steps):
+    with pytest.raises(ConfigError, match=f"{steps} sampling steps"):
+        cosine_schedule(10).path_of(steps)
+
+
+def test_unknown_schedule_lists_the_known_ones():
+    with pytest.raises(ConfigError, match="cosine, linear"):
+        named_schedule("sine", 10)
