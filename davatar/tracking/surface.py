@@ -1,0 +1,80 @@
+"""The part of the morphable head that is compared with depth, and how far each vertex is trusted.
+
+Fitted: skin, eye sockets, eyeballs, inner mouth. Not fitted: neck and back (they bend apart from the
+head), scalp (hair hides it). Frame: morphable, m.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from davatar.geometry.mesh import vertex_normals
+from davatar.headmodel.morphable import SEE_THROUGH, MorphableModel, open_morphable
+
+HEAD_CENTER = np.array([0.0, 0.010, 0.010])  # rotation increments turn about this point of the head
+BACK = -0.030  # m; nothing behind this plane is fitted
+NECK_LINE = ((0.060, -0.100), (-0.030, -0.020))  # (z, y) m of the neutral head, in the plane of symmetry
+INNER = ("mouth_socket", "gums_and_tongue", "teeth")
+CONFIDENCE = {"inner": 0.3, "socket": 0.3, "eyeball": 0.5}  # skin is 1
+
+
+@dataclass(frozen=True)
+class FitSurface:
+    model: MorphableModel
+    vertices: np.ndarray  # [K] index into the model's vertices
+    triangles: np.ndarray  # [F, 3] into the K vertices
+    confidence: np.ndarray  # [K] 0..1
+    neutral: np.ndarray  # [K, 3] m
+    identity: np.ndarray  # [K, 3, 100] m per standard deviation
+    expression: np.ndarray  # [K, 3, 53] m at weight 1
+
+    def shape(self, identity: np.ndarray) -> np.ndarray:
+        """[100] -> [K, 3] m: the neutral face of this person."""
+        return self.neutral + (self.identity.reshape(-1, self.identity.shape[-1]) @ identity).reshape(-1, 3)
+
+    def posed(self, shape: np.ndarray, expression: np.ndarray) -> np.ndarray:
+        """Neutral face [K, 3] and weights [53] -> [K, 3] m, morphable frame."""
+        return shape + (self.expression.reshape(-1, self.expression.shape[-1]) @ expression).reshape(-1, 3)
+
+    def normals(self, vertices: np.ndarray) -> np.ndarray:
+        return vertex_normals(vertices, self.triangles)
+
+
+def without_neck(neutral: np.ndarray) -> np.ndarray:
+    """[V] bool: vertices [V, 3] in front of and above the line from under the chin to behind the ear lobes."""
+    (z0, y0), (z1, y1) = NECK_LINE
+    slope = (y1 - y0) / (z1 - z0)
+    return neutral[:, 1] > y0 + slope * (np.minimum(neutral[:, 2], z0) - z0)
+
+
+@lru_cache(maxsize=2)
+def fit_surface(scalp: bool = False) -> FitSurface:
+    """The fitted part of the open morphable model (shared after the first call).
+
+    Args:
+        scalp: also fit the scalp (bald heads, mannequins).
+    """
+    model = open_morphable()
+    used = ~model.in_regions(*SEE_THROUGH) & (without_neck(model.neutral) | model.in_regions(*INNER))
+    if not scalp:
+        used[model.sets["scalp"]] = False
+        used &= model.neutral[:, 2] > BACK
+    confidence = np.ones(len(used), np.float32)
+    confidence[model.in_regions(*INNER)] = CONFIDENCE["inner"]
+    confidence[model.in_regions("eye_socket_left", "eye_socket_right")] = CONFIDENCE["socket"]
+    confidence[model.in_regions("eyeball_left", "eyeball_right")] = CONFIDENCE["eyeball"]
+    index = np.flatnonzero(used)
+    new = np.full(len(used), -1)
+    new[index] = np.arange(len(index))
+    return FitSurface(
+        model=model,
+        vertices=index,
+        triangles=new[model.triangles_of(used)],
+        confidence=confidence[index],
+        neutral=model.neutral[index],
+        identity=np.ascontiguousarray(model.identity[:, index].transpose(1, 2, 0)),
+        expression=np.ascontiguousarray(model.expression[:, index].transpose(1, 2, 0)),
+    )
