@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 
 from davatar.core import plugins
-from davatar.core.errors import ConfigError, DataError, DavatarError
+from davatar.core.errors import DataError, DavatarError, UsageError
 
 GROUP = "davatar.metrics"
 
@@ -51,30 +51,21 @@ def open_metrics(names: list[str] | tuple[str, ...]) -> MetricSet:
     """Load metrics by their entry-point names.
 
     Raises:
-        ConfigError: no plugin has that name (the message names the nearest one).
+        UsageError: no plugin, or more than one, has that name (the message names the nearest one).
     """
     found, unavailable = {}, {}
     for name in dict.fromkeys(names):
-        if name not in plugins.names(GROUP):
-            raise unknown_metric(name)
         try:
             metric = plugins.load(GROUP, name)()
             missing = [part for part in ("name", "higher_is_better") if not hasattr(metric, part)]
             if missing or not callable(metric):
                 raise DataError(f"is no metric: lacks {', '.join(missing) or '__call__'}")
             found[name] = metric
+        except UsageError:
+            raise
         except Exception as error:  # a foreign plugin may fail in any way; its reason goes into the result
             unavailable[name] = reason_of(error)
     return MetricSet(found, unavailable)
-
-
-def unknown_metric(name: str) -> ConfigError:
-    import difflib
-
-    known = sorted(plugins.names(GROUP))
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
-    return ConfigError(f"no metric is called {name!r}", mend=hint)
 
 
 def reason_of(error: Exception) -> str:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from davatar.core import plugins
-from davatar.core.errors import ConfigError, DataError, MissingError
+from davatar.core.errors import DataError, MissingError, UsageError
 from davatar.evaluation.aggregate import FramePair, average, result_document, score_clip
 from davatar.evaluation.baselines import Stance, mean_image, nearest
 from davatar.evaluation.metric import MetricSet, open_metrics
@@ -85,23 +85,22 @@ def test_clip_metric_sees_all_frames():
 
 
 def test_unknown_metric_names_the_nearest():
-    with pytest.raises(ConfigError, match="'psnr'"):
+    with pytest.raises(UsageError, match="'psnr'"):
         open_metrics(["psnrr"])
 
 
 def test_builtin_metrics_open_by_name():
-    chosen = open_metrics(["psnr", "ssim", "ms_ssim", "mse"])
+    chosen = open_metrics(["psnr", "ssim", "ms-ssim", "mse"])
     assert [metric.name for metric in chosen.metrics.values()] == ["psnr", "ssim", "multi_scale_ssim", "mse"]
     assert not chosen.unavailable
 
 
 def test_broken_plugin_is_a_reason(monkeypatch):
     def load(group, name):
-        raise ImportError("no module named nowhere")
+        raise MissingError("plugin 'mine' does not import: no module named nowhere")
 
-    monkeypatch.setattr(plugins, "names", lambda group: ["mine"])
     monkeypatch.setattr(plugins, "load", load)
-    assert open_metrics(["mine"]) == MetricSet({}, {"mine": "ImportError: no module named nowhere"})
+    assert open_metrics(["mine"]) == MetricSet({}, {"mine": "plugin 'mine' does not import: no module named nowhere"})
 
 
 def test_blur_lowers_sharpness_and_noise_raises_it():
