@@ -62,7 +62,7 @@ def load_mocap(path: str | Path | None = None) -> Mocap:
         with as_file(files("davatar.assets") / "prior" / "mocap_expressions.npz") as shipped:
             return load_mocap(shipped)
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file) as archive:
             motion = Mocap(
                 weights=archive["weights"].astype(np.float32),
                 names=tuple(str(name) for name in archive["names"]),

@@ -1,0 +1,148 @@
+"""`CodePrior`: a learnt density of head-model codes, ready to sample from and to lean on in a fit.
+
+It joins five things that know nothing of each other: a network, the meaning of its output, a noise
+schedule, a normalisation of codes, and a sampler. Codes are head-model codes ([B, L], no units);
+what the network sees are normalised codes [B, Lw].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from davatar.core.errors import ConfigError, DataError, UsageError
+from davatar.diffusion.parameterization import PredictionType
+from davatar.diffusion.samplers import as_denoiser, sample_ancestral, sample_ddim, sample_dpm_solver
+from davatar.diffusion.schedule import NoiseSchedule
+from davatar.prior.guidance import Mode, guidance
+from davatar.prior.normalization import Normalization
+
+Kind = Literal["identity", "expression", "joint"]
+Sampler = Literal["dpm", "ddim", "ancestral"]
+
+
+@dataclass(frozen=True)
+class CodePrior:
+    kind: Kind
+    network: nn.Module  # ([B, 1, Lw], t [B]) -> [B, 1, Lw]
+    schedule: NoiseSchedule
+    prediction: PredictionType
+    normalization: Normalization
+    about: Mapping[str, Any] = field(default_factory=dict)  # what its file says: training data, licence, figures
+
+    @staticmethod
+    def from_pretrained(name: str | Path) -> CodePrior:
+        """A shipped prior ("open-identity", "open-expression"), a file or run of ours, or a published folder.
+
+        Raises:
+            MissingError: nothing of that name or path.
+            DataError: what is there is no prior.
+        """
+        from davatar.prior.checkpoint import load_prior
+
+        return load_prior(name)
+
+    @property
+    def code_size(self) -> int:
+        return self.normalization.code_size
+
+    @property
+    def steps(self) -> int:
+        return len(self.schedule)
+
+    def normalise(self, codes: Tensor) -> Tensor:
+        """[..., L] -> [..., Lw]; differentiable."""
+        return self.normalization.normalise(codes)
+
+    def denormalise(self, normalised: Tensor) -> Tensor:
+        """[..., Lw] -> [..., L]; differentiable."""
+        return self.normalization.denormalise(normalised)
+
+    @torch.no_grad()
+    def sample(self, n: int, steps: int = 50, seed: int = 0, sampler: Sampler = "dpm") -> Tensor:
+        """[n, L] codes; the same seed gives the same codes.
+
+        Args:
+            steps: noise levels walked; "ancestral" (as published) wants all of them.
+
+        Raises:
+            UsageError: fewer than one sample.
+            ConfigError: a step count or sampler that does not exist.
+        """
+        if n < 1:
+            raise UsageError(f"{n} samples were asked for", mend="ask for at least 1")
+        generator = torch.Generator().manual_seed(seed)
+        like = next(self.network.parameters())
+
+        def draw() -> Tensor:
+            return torch.randn(n, 1, self.normalization.size, generator=generator).to(like)
+
+        path = self.schedule.path_of(steps)
+        denoise = as_denoiser(self.network, self.prediction, self.normalization.clip)
+        start = draw()
+        if sampler == "dpm":
+            normalised = sample_dpm_solver(denoise, start, path)
+        elif sampler == "ddim":
+            normalised = sample_ddim(denoise, start, path)
+        elif sampler == "ancestral":
+            normalised = sample_ancestral(denoise, start, path, draw)
+        else:
+            raise ConfigError(f"sampler {sampler!r}, expected dpm, ddim or ancestral")
+        return self.denormalise(normalised[:, 0])
+
+    def guidance(
+        self,
+        codes: Tensor,
+        t: Tensor | int,
+        noise: Tensor | None = None,
+        mode: Mode = "denoise",
+        grad_scale: float = 1.0,
+    ) -> tuple[Tensor, Tensor]:
+        """The prior's value at some codes and its gradient (spec dphm 6.4).
+
+        Args:
+            codes: [B, L]; one row per frame.
+            t: time index, one for all rows or [B]; the published range is 400 to 600 of 1000.
+            noise: [B, Lw] unit noise; None draws it from torch's generator.
+            mode: "denoise" (published) or "score".
+            grad_scale: only for "score".
+
+        Returns:
+            value: scalar, mean over the rows.
+            gradient: [B, L] of that mean: multiply by B for the pull on each row alone.
+
+        Raises:
+            DataError: codes of another size, not finite, or times outside the schedule.
+        """
+        self.check(codes)
+        times = torch.as_tensor(t, device=codes.device).expand(len(codes))
+        if len(times) and not (0 <= int(times.min()) and int(times.max()) < self.steps):
+            raise DataError(
+                f"times {int(times.min())} to {int(times.max())} leave the schedule's 0 to {self.steps - 1}"
+            )
+        if noise is None:
+            noise = torch.randn(len(codes), self.normalization.size, dtype=codes.dtype, device=codes.device)
+        if noise.shape != (len(codes), self.normalization.size):
+            expected = [len(codes), self.normalization.size]
+            raise DataError(f"noise has shape {list(noise.shape)}, expected {expected}")
+        parts = self.network, self.schedule, self.prediction, self.normalization
+        return guidance(*parts, codes, times, noise, mode, grad_scale)
+
+    def check(self, codes: Tensor) -> None:
+        """
+        Raises:
+            DataError: `codes` is not [B, L] of this prior, or not finite.
+        """
+        if codes.ndim != 2 or codes.shape[1] != self.code_size:
+            raise DataError(
+                f"codes have shape {list(codes.shape)}, this {self.kind} prior takes [B, {self.code_size}]",
+                mend="take the prior that was trained for this head model",
+            )
+        if not torch.isfinite(codes).all():
+            rows = (~torch.isfinite(codes).all(dim=1)).nonzero()[:, 0].tolist()
+            raise DataError(f"codes hold values that are not finite in row {', '.join(map(str, rows[:5]))}")

@@ -1,0 +1,139 @@
+"""From codes to what a prior's network sees, and back. Linear both ways.
+
+Published priors scale every number of a code by the same two constants (`RangeNormalization`). The
+open head model's codes are linear images of few coefficients, so its priors work on those, each
+scaled to unit variance (`LinearNormalization`); what a code has outside that plane is handed back as
+a remainder that a prior may pull to zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from davatar.core.errors import DataError
+
+
+class Normalization(Protocol):
+    code_size: int  # L
+    size: int  # Lw, what the network sees
+    clip: float | None  # normalised codes of the population stay within ±clip; None: no bound
+
+    def normalise(self, codes: Tensor) -> Tensor:
+        """[..., L] -> [..., Lw]; differentiable."""
+
+    def denormalise(self, normalised: Tensor) -> Tensor:
+        """[..., Lw] -> [..., L]; differentiable."""
+
+    def remainder(self, codes: Tensor) -> Tensor | None:
+        """[..., L] part of the codes that `normalise` drops, in units of what is normal there; None if nothing."""
+
+
+@dataclass(frozen=True)
+class RangeNormalization:
+    """x = (z - low) / (high - low) * 2 - 1 with two scalars: the ends of the training code table (spec dphm 4.3)."""
+
+    low: float
+    high: float
+    code_size: int
+    clip = 1.0
+
+    def __post_init__(self):
+        if not (np.isfinite([self.low, self.high]).all() and self.low < self.high):
+            found = f"normalisation range {self.low:g} to {self.high:g} is empty"
+            raise DataError(found, mend="read it from the code table")
+
+    @property
+    def size(self) -> int:
+        return self.code_size
+
+    def normalise(self, codes: Tensor) -> Tensor:
+        return (codes - self.low) / (self.high - self.low) * 2 - 1
+
+    def denormalise(self, normalised: Tensor) -> Tensor:
+        return (normalised + 1) / 2 * (self.high - self.low) + self.low
+
+    def remainder(self, codes: Tensor) -> None:
+        return None
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {"low": np.float32([self.low]), "high": np.float32([self.high])}
+
+
+@dataclass(frozen=True)
+class LinearNormalization:
+    """codes = mean + normalised @ from_whitened; back by least squares."""
+
+    mean: np.ndarray  # [L] float32, the code of the mean coefficients
+    from_whitened: np.ndarray  # [Lw, L] float32, the code's change per standard deviation of each coefficient
+    clip = None
+
+    def __post_init__(self):
+        for name in ("mean", "from_whitened"):
+            object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), np.float32))
+        rows = self.from_whitened
+        if rows.ndim != 2 or self.mean.shape != rows.shape[1:] or len(rows) > rows.shape[1]:
+            raise DataError(f"code transform {list(rows.shape)} does not fit a mean of shape {list(self.mean.shape)}")
+        if not (np.isfinite(rows).all() and np.isfinite(self.mean).all()):
+            raise DataError("code transform holds values that are not finite")
+        inverse = np.linalg.pinv(rows.astype(np.float64), rcond=1e-7)
+        object.__setattr__(self, "_to_whitened", inverse.astype(np.float32))
+        spread = float(np.sqrt((rows.astype(np.float64) ** 2).sum() / rows.shape[1]))
+        object.__setattr__(self, "_spread", spread)
+
+    @classmethod
+    def from_coefficients(
+        cls, code_of: np.ndarray, offset: np.ndarray, mean: np.ndarray, spread: np.ndarray
+    ) -> LinearNormalization:
+        """For codes that are `offset + coefficients @ code_of`.
+
+        Args:
+            code_of: [K, L] code per unit of each coefficient.
+            offset: [L] code at zero coefficients.
+            mean, spread: [K] of the coefficients over the population.
+        """
+        return cls(offset + mean @ code_of, spread[:, None] * code_of)
+
+    @property
+    def code_size(self) -> int:
+        return self.from_whitened.shape[1]
+
+    @property
+    def size(self) -> int:
+        return self.from_whitened.shape[0]
+
+    def normalise(self, codes: Tensor) -> Tensor:
+        return (codes - self._like(self.mean, codes)) @ self._like(self._to_whitened, codes)
+
+    def denormalise(self, normalised: Tensor) -> Tensor:
+        return self._like(self.mean, normalised) + normalised @ self._like(self.from_whitened, normalised)
+
+    def remainder(self, codes: Tensor) -> Tensor | None:
+        """In tenths of the codes' own standard deviation (root mean square over the code)."""
+        if self.size == self.code_size:
+            return None
+        return (codes - self.denormalise(self.normalise(codes))) / (0.1 * self._spread)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {"mean": self.mean, "from_whitened": self.from_whitened}
+
+    @staticmethod
+    def _like(array: np.ndarray, other: Tensor) -> Tensor:
+        return torch.as_tensor(array).to(other)
+
+
+def normalization_from_arrays(arrays: dict[str, np.ndarray], code_size: int) -> Normalization:
+    """What `arrays()` gave.
+
+    Raises:
+        DataError: neither kind of normalisation is in `arrays`.
+    """
+    if {"low", "high"} <= arrays.keys():
+        return RangeNormalization(float(arrays["low"][0]), float(arrays["high"][0]), code_size)
+    if {"mean", "from_whitened"} <= arrays.keys():
+        return LinearNormalization(arrays["mean"], arrays["from_whitened"])
+    raise DataError(f"holds no normalisation, only {sorted(arrays)}", mend="train or import the prior again")

@@ -1,0 +1,212 @@
+"""Published diffusion checkpoints (`model-<milestone>.pt`; spec dphm 4.3, 4.5).
+
+Widths are read from the weights, the schedule and the prediction type from its stored buffers, the
+normalisation range from the head model's code table beside it: nothing of it lies in the file. Files
+are read with weights-only semantics; no stored code runs.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from davatar.core.errors import DataError, MissingError
+from davatar.diffusion.parameterization import PredictionType, loss_weights
+from davatar.diffusion.schedule import NoiseSchedule, cosine_schedule, linear_schedule
+from davatar.prior.code_prior import CodePrior, Kind
+from davatar.prior.normalization import RangeNormalization
+from davatar.prior.unet import UNet1d
+
+TABLES: dict[Kind, tuple[str, ...]] = {
+    "identity": ("codebook.geo.embedding.weight",),
+    "expression": ("codebook.exp.embedding.weight",),
+    "joint": ("codebook.geo.embedding.weight", "codebook.exp.embedding.weight"),
+}
+PREDICTIONS: tuple[PredictionType, ...] = ("epsilon", "sample", "v_prediction")
+
+
+def newest_checkpoint(folder: str | Path) -> Path:
+    """The `model-<milestone>.pt` with the numerically largest milestone in `folder` or its `checkpoints/`.
+
+    Raises:
+        MissingError: there is none.
+    """
+    folder = Path(folder)
+    found = {}
+    for path in [*folder.glob("model-*.pt"), *folder.glob("checkpoints/model-*.pt")]:
+        if match := re.fullmatch(r"model-(\d+)", path.stem):
+            found[int(match[1])] = path
+    if not found:
+        raise MissingError("holds no model-<milestone>.pt", file=folder, mend="name the folder above checkpoints/")
+    return found[max(found)]
+
+
+def load_published(
+    path: str | Path,
+    weights: Literal["model", "ema"] = "model",
+    kind: Kind | None = None,
+    head_model: str | Path | None = None,
+    bounds: tuple[float, float] | None = None,
+) -> CodePrior:
+    """
+    Args:
+        path: a checkpoint file, or the folder it lies in (newest milestone).
+        weights: "model" as the published tracker loads them, or their moving average.
+        kind: which codes it is for; None: by the size of the tables and the folder's name.
+        head_model: checkpoint or folder whose code tables give the normalisation range; None: `nphm_*` beside it.
+        bounds: the range itself, lowest and highest code value; then no table is needed.
+
+    Raises:
+        MissingError: checkpoint, code table or the chosen weights are absent.
+        DataError: a file is truncated or does not hold what it should.
+    """
+    path = Path(path)
+    path = newest_checkpoint(path) if path.is_dir() else path
+    state = read_weights(path)
+    model = _diffusion_state(state, weights, path)
+    network = _network(model, path)
+    schedule, prediction = _schedule(model, path)
+    kind = kind or _kind_by_name(path)
+    if bounds is None:
+        tables = code_tables(head_model or _head_model_beside(path))
+        bounds = code_range(tables, kind)
+        size = sum(tables[key].shape[1] for key in TABLES[kind])
+    else:
+        size = _code_size(path)
+    about = {
+        "source": str(path),
+        "weights": weights,
+        "milestone": int(path.stem.removeprefix("model-")) if path.stem.startswith("model-") else None,
+        "training_steps": int(state.get("step", 0)),
+    }
+    return CodePrior(kind, network, schedule, prediction, RangeNormalization(*bounds, code_size=size), about)
+
+
+def read_weights(path: str | Path) -> Mapping[str, Any]:
+    """
+    Raises:
+        MissingError: no such file.
+        DataError: not a weights file, truncated, or it wants to run code.
+    """
+    if not Path(path).is_file():
+        raise MissingError("is missing", file=path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"is not a readable weights file: {reason}", file=path, mend="fetch it again") from error
+    if not isinstance(state, Mapping):
+        raise DataError(f"holds a {type(state).__name__}, expected named entries", file=path)
+    return state
+
+
+def code_tables(head_model: str | Path) -> dict[str, Tensor]:
+    """Code tables of a published head model.
+
+    Args:
+        head_model: its checkpoint, or the folder (newest `checkpoint_epoch_<n>.tar`).
+
+    Returns:
+        identity and expression table under their published keys, [n, L] each.
+    """
+    path = Path(head_model)
+    if path.is_dir():
+        found = {int(p.stem.rpartition("_")[2]): p for p in path.rglob("checkpoint_epoch_*.tar")}
+        if not found:
+            raise MissingError("holds no checkpoint_epoch_<n>.tar", file=path)
+        path = found[max(found)]
+    tables = read_weights(path).get("latent_codes")
+    if not isinstance(tables, Mapping):
+        raise DataError("holds no code tables (entry latent_codes)", file=path)
+    return dict(tables)
+
+
+def code_range(tables: Mapping[str, Tensor], kind: Kind) -> tuple[float, float]:
+    """Lowest and highest number of the tables that `kind` is about."""
+    missing = [key for key in TABLES[kind] if key not in tables]
+    if missing:
+        raise DataError(f"the code tables lack {missing[0]}", mend="name the head model the prior was trained with")
+    chosen = [tables[key] for key in TABLES[kind]]
+    return min(float(x.min()) for x in chosen), max(float(x.max()) for x in chosen)
+
+
+def _head_model_beside(path: Path) -> Path:
+    for parent in list(path.parents)[:3]:
+        beside = sorted(p for p in parent.glob("nphm*") if any(p.rglob("checkpoint_epoch_*.tar")))
+        if beside:
+            return beside[0]
+    raise MissingError(
+        "no code table lies beside this prior, so its normalisation is unknown",
+        file=path,
+        mend="name the head model's checkpoint, or give the lowest and highest code value",
+    )
+
+
+def _kind_by_name(path: Path) -> Kind:
+    names = " ".join(part.lower() for part in path.parts[-4:])
+    for word, kind in (("joint", "joint"), ("iden", "identity"), ("shape", "identity"), ("expr", "expression")):
+        if word in names:
+            return kind
+    raise DataError("the folder's name does not tell which codes the prior is for", file=path, mend="give its kind")
+
+
+def _code_size(path: Path) -> int:
+    import yaml
+
+    config = path.parent.parent / "configs.yaml"
+    try:
+        return int(yaml.safe_load(config.read_text())["diffusion"]["diff_kwargs"]["seq_length"])
+    except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+        mend = "name the head model instead of the range"
+        raise MissingError("does not tell the length of the codes (seq_length)", file=config, mend=mend) from error
+
+
+def _diffusion_state(state: Mapping[str, Any], weights: str, path: Path) -> dict[str, Tensor]:
+    entry = state.get(weights)
+    if not isinstance(entry, Mapping):
+        raise MissingError(f"holds no {weights!r} weights, only {', '.join(map(str, state))}", file=path)
+    if weights == "ema":
+        entry = {k.removeprefix("ema_model."): v for k, v in entry.items() if k.startswith("ema_model.")}
+    if "init_conv.weight" not in {k.removeprefix("model.") for k in entry}:
+        raise DataError(f"its {weights!r} entry is not a 1-D U-Net", file=path)
+    return dict(entry)
+
+
+def _network(state: Mapping[str, Tensor], path: Path) -> UNet1d:
+    weights = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
+    dim, inputs, _ = weights["init_conv.weight"].shape
+    channels = len(weights["final_conv.bias"])
+    levels = 1 + max(int(k.split(".")[1]) for k in weights if k.startswith("downs."))
+    mults = tuple(weights[f"downs.{k}.3.weight"].shape[0] // dim for k in range(levels))
+    network = UNet1d(dim, mults, channels, self_condition=inputs == 2 * channels)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"its weights do not fit a 1-D U-Net of width {dim}: {reason}", file=path) from error
+    return network.requires_grad_(False).eval()
+
+
+def _schedule(state: Mapping[str, Tensor], path: Path) -> tuple[NoiseSchedule, PredictionType]:
+    try:
+        betas, weights = state["betas"].numpy(), state["loss_weight"].numpy()
+    except KeyError as error:
+        raise DataError(f"lacks the buffer {error}", file=path) from error
+    for make in (cosine_schedule, linear_schedule):  # the exact one where it is known; the stored is rounded
+        schedule = make(len(betas))
+        if np.allclose(schedule.betas, betas, rtol=1e-5, atol=1e-8):
+            break
+    else:
+        schedule = NoiseSchedule.from_betas(betas)
+    for prediction in PREDICTIONS:
+        if np.allclose(loss_weights(schedule, prediction), weights, rtol=1e-3, atol=1e-8):
+            return schedule, prediction
+    raise DataError("its loss weights belong to no known prediction type", file=path)
