@@ -1,0 +1,1 @@
+"""Examinations of an installation; the only domain folder that may use every other one."""
