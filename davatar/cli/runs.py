@@ -55,16 +55,7 @@ def list_() -> None:
     else:
         console.table(
             ["run", "status", "started", "checkpoint", "last figures"],
-            [
-                [
-                    row["name"],
-                    row["status"],
-                    row["started"],
-                    row["step"],
-                    ", ".join(f"{k} {_text(v)}" for k, v in f.items()),
-                ]
-                for row, f in zip(found, figures, strict=True)
-            ],
+            [[row["name"], row["status"], row["started"], row["step"], _figures(row["last"])] for row in found],
         )
     console.result(found)
 

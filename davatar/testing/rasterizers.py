@@ -33,11 +33,11 @@ def check_rasterizer(factory: Callable[[], Rasterizer]) -> None:
         check(backend)
 
 
-def _quad(left: float, right: float, top: float, bottom: float, depth: float, triangle_shift: int = 0) -> Mesh:
+def _quad(left: float, right: float, top: float, bottom: float, depth: float) -> Mesh:
     """A rectangle that projects to these pixel coordinates, facing the camera; canonical = 10 * vertex."""
     pixels = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
     rays = np.concatenate([(pixels - CAMERA.K[:2, 2]) / CAMERA.K[[0, 1], [0, 1]], np.ones((4, 1))], axis=1)
-    triangles = np.array([[0, 3, 2], [0, 2, 1]], np.int32) + triangle_shift
+    triangles = np.array([[0, 3, 2], [0, 2, 1]], np.int32)
     return Mesh(rays * depth, triangles, rays * depth * 10)
 
 
