@@ -7,11 +7,11 @@ head), scalp (hair hides it). Frame: morphable, m.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
+from scipy.sparse import csr_array
 
-from davatar.geometry.mesh import vertex_normals
 from davatar.headmodel.morphable import SEE_THROUGH, MorphableModel, open_morphable
 
 HEAD_CENTER = np.array([0.0, 0.010, 0.010])  # rotation increments turn about this point of the head
@@ -33,14 +33,29 @@ class FitSurface:
 
     def shape(self, identity: np.ndarray) -> np.ndarray:
         """[100] -> [K, 3] m: the neutral face of this person."""
-        return self.neutral + (self.identity.reshape(-1, self.identity.shape[-1]) @ identity).reshape(-1, 3)
+        return self.neutral + _blend(self.identity, identity)
 
     def posed(self, shape: np.ndarray, expression: np.ndarray) -> np.ndarray:
         """Neutral face [K, 3] and weights [53] -> [K, 3] m, morphable frame."""
-        return shape + (self.expression.reshape(-1, self.expression.shape[-1]) @ expression).reshape(-1, 3)
+        return shape + _blend(self.expression, expression)
+
+    @cached_property
+    def _corners(self) -> csr_array:
+        """[K, F]: ones where the triangle has the vertex as a corner."""
+        count = len(self.triangles)
+        ones = np.ones(3 * count, np.float32)
+        return csr_array((ones, (self.triangles.T.ravel(), np.tile(np.arange(count), 3))), (len(self.vertices), count))
 
     def normals(self, vertices: np.ndarray) -> np.ndarray:
-        return vertex_normals(vertices, self.triangles)
+        """[K, 3] -> [K, 3] unit, area weighted; a vertex without triangles gets zeros."""
+        a, b, c = (vertices[self.triangles[:, k]] for k in range(3))
+        total = self._corners @ np.cross(b - a, c - a)
+        return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
+
+
+def _blend(directions: np.ndarray, amounts: np.ndarray) -> np.ndarray:
+    """[K, 3, D], [D] -> [K, 3]; in float32, which is a tenth of a micrometre here and four times faster."""
+    return (directions.reshape(-1, directions.shape[-1]) @ amounts.astype(np.float32)).reshape(-1, 3)
 
 
 def without_neck(neutral: np.ndarray) -> np.ndarray:
