@@ -77,6 +77,11 @@ class MorphableModel:
         return self.triangles_of(~self.in_regions(*SEE_THROUGH))
 
     @cached_property
+    def template(self) -> np.ndarray:
+        """[V, 3] neutral mean head in head-model units: the canonical coordinates of its own mesh."""
+        return to_head_units(self.neutral).astype(np.float32)
+
+    @cached_property
     def expression_index(self) -> dict[str, int]:
         return {name: k for k, name in enumerate(self.expression_names)}
 

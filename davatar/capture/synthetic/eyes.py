@@ -1,0 +1,51 @@
+"""Eyeballs: they really turn with the gaze, and are coloured by the angle from their own axis.
+
+Template centimetres, linear RGB. Gaze is (yaw, pitch) in radians in the head frame: yaw > 0 to the subject's
+left (+x), pitch > 0 upwards; both eyes look in parallel.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from davatar.capture.synthetic.noise import bump, noise, smoothstep
+from davatar.capture.synthetic.template import Eye
+from davatar.capture.synthetic.traits import Traits
+
+
+def gaze_rotation(gaze: np.ndarray) -> np.ndarray:
+    """[3, 3] turn of the eyeballs, head frame."""
+    (sy, sp), (cy, cp) = np.sin(gaze), np.cos(gaze)
+    return np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]]) @ np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]]).T
+
+
+def paint_eye(points: np.ndarray, eye: Eye, traits: Traits) -> tuple[np.ndarray, np.ndarray]:
+    """Colour of points on the unturned template eyeball.
+
+    Args:
+        points: [N, 3] cm, template.
+
+    Returns:
+        albedo [N, 3], wet [N] strength of the sharp highlight.
+    """
+    arm = points - eye.center
+    ahead = arm @ eye.axis
+    flat = arm - ahead[:, None] * eye.axis
+    radius = np.linalg.norm(flat, axis=1)
+    turn = np.arctan2(flat[:, 1], flat[:, 0])
+    veins = noise(points * np.float32([1.0, 2.5, 1.0]), 2.2, traits.offset + 110)
+    side = smoothstep(0.6, 1.4, radius)
+    sclera = np.float32([0.70, 0.66, 0.63]) * np.exp(-side[:, None] * np.float32([0.12, 0.38, 0.40]))
+    sclera = sclera * np.exp(-0.35 * bump(veins, 0.16)[:, None] * side[:, None] * np.float32([0.1, 1.0, 1.0]))
+
+    ring = np.stack([2.2 * np.cos(turn), 2.2 * np.sin(turn), 0.8 * radius], axis=-1).astype(np.float32)
+    rays = noise(ring, 2.6, traits.offset + 111) + 0.6 * noise(ring, 6.0, traits.offset + 112)
+    r, pupil = traits.iris_radius, traits.pupil_radius
+    depth = np.clip((radius - pupil) / (r - pupil), 0, 1)
+    glow = 0.8 + 0.30 * rays + 0.5 * bump(depth - 0.18, 0.16) - 0.25 * depth
+    iris = traits.iris * np.maximum(glow, 0.15)[:, None]
+    iris = iris * (1 + bump(depth - 0.1, 0.2)[:, None] * np.float32([0.35, 0.12, -0.15]))
+    iris = iris * (1 - 0.8 * smoothstep(0.80, 1.0, depth))[:, None]  # the dark ring at its border
+    iris = iris * smoothstep(pupil - 0.02, pupil + 0.03, radius)[:, None] + np.float32(0.004)
+    inside = smoothstep(r + 0.035, r - 0.035, radius) * (ahead > 0)
+    return (sclera + inside[:, None] * (iris - sclera)).astype(np.float32), (0.7 + 0.3 * inside).astype(np.float32)
