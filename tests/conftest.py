@@ -11,6 +11,10 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("davatar", deadline=None, max_examples=30, derandomize=True)
+settings.load_profile("davatar")
 
 ROOT = Path(__file__).resolve().parent.parent
 

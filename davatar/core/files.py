@@ -146,7 +146,7 @@ def read_json(path: str | Path) -> Any:
     """
     path = Path(path)
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError("is missing", file=path) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

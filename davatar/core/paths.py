@@ -116,7 +116,7 @@ def _read_config(path: Path) -> UserConfig:
 def _read_env(path: Path) -> dict[str, str]:
     """KEY=value lines of a dotenv file: comments, `export` and quotes as shells read them."""
     try:
-        lines = path.read_text().splitlines() if path.is_file() else []
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot be read: {error}", file=path) from error
     values = {}

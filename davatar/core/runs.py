@@ -7,6 +7,7 @@ archives (`DA-1-ID-18`, found by their `model_config.json`) are read in place an
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -107,8 +108,6 @@ class Run:
 
     def log(self, step: int, **figures: float) -> None:
         """Add a line to metrics.jsonl."""
-        import json
-
         self._check_writable()
         append_line(self.folder / METRICS, json.dumps({"step": step, **figures}))
 
@@ -118,8 +117,6 @@ class Run:
 
     def rewind(self, step: int) -> None:
         """Drop the metrics after `step`: a resumed training writes them again."""
-        import json
-
         self._check_writable()
         kept = [json.dumps(line) for line in self.metrics() if line["step"] <= step]
         write_text(self.folder / METRICS, "".join(line + "\n" for line in kept))

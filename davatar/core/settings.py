@@ -14,6 +14,7 @@ import os
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -63,7 +64,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     import yaml
 
     try:
-        value = yaml.safe_load(Path(path).read_text())
+        value = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"is not readable YAML: {' '.join(str(error).split())}", file=path) from error
     if value is None:
@@ -141,8 +142,6 @@ def to_mapping(value: Any) -> dict[str, Any]:
 
 def to_yaml(resolved: Resolved[Any]) -> str:
     """The text of a run's `config.yaml`: every setting with its origin as a comment; `config_file` reads it back."""
-    import yaml
-
     lines = []
 
     def write(values: dict[str, Any], path: str, indent: str) -> None:
@@ -151,13 +150,20 @@ def to_yaml(resolved: Resolved[Any]) -> str:
                 lines.append(f"{indent}{name}:")
                 write(value, f"{path}{name}.", indent + "  ")
                 continue
-            text = yaml.safe_dump({name: value}, default_flow_style=None, sort_keys=False, width=2**20).strip()
-            head, *rest = text.splitlines()
-            lines.append(f"{indent}{head}  # {resolved.origins[path + name]}")
-            lines.extend(indent + line for line in rest)
+            lines.append(f"{indent}{name}: {_inline(value)}  # {resolved.origins[path + name]}")
 
     write(to_mapping(resolved.value), "", "")
     return "\n".join(lines) + "\n"
+
+
+def _inline(value: Any) -> str:
+    """A value as YAML on one line."""
+    import yaml
+
+    if isinstance(value, str) and not value.isprintable():
+        return yaml.safe_dump(value, default_style='"', width=2**20).strip()  # line breaks and the like are escaped
+    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=2**20, allow_unicode=True)
+    return text.removesuffix("...\n").strip()
 
 
 def _preset_layer(cls: type, component: str, preset: str | None) -> dict[str, tuple[Any, str]]:
@@ -248,16 +254,25 @@ def _construct(base: T, nested: Mapping[str, Any]) -> T:
         name: _construct(getattr(base, name), value) if dataclasses.is_dataclass(getattr(base, name)) else value
         for name, value in nested.items()
     }
+    cls = type(base)
     try:
-        return dataclasses.replace(base, **parts)
+        # What a class derives from its own values must be derived from the given ones, not from the defaults.
+        return cls(**parts) if base == cls() else dataclasses.replace(base, **parts)
     except ValueError as error:  # what a settings class says about its own values
         raise ConfigError(str(error)) from error
+
+
+@cache
+def _adapter(kind: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
 
 
 def _checked(kind: Any, value: Any, key: str, origin: str) -> Any:
     """The value as the field's type, by pydantic's conversions; what was typed as text is tried as YAML first."""
     import yaml
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     attempts = [value]
     if isinstance(value, _Text):
@@ -271,7 +286,7 @@ def _checked(kind: Any, value: Any, key: str, origin: str) -> Any:
             reasons.append("Input should be a number")
             continue
         try:
-            return TypeAdapter(kind).validate_python(attempt)
+            return _adapter(kind).validate_python(attempt)
         except ValidationError as error:
             reasons.append(error.errors()[0]["msg"])
     expected = reasons[0].replace("Input should be ", "expected ")
