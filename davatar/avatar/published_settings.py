@@ -1,0 +1,35 @@
+"""Settings of the published kind of avatar (spec diffusion-avatars 1.3, 5, 6); numbers only, imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PublishedSettings:
+    """Sizes; the frozen base brings those of the U-Net and the VAE."""
+
+    base: str = "stabilityai/stable-diffusion-2-1"  # folder in diffusers layout, or a name in the hub's cache
+    resolution: int = 512  # pixels; eight times the latent side
+    texture_size: int = 512
+    texture_features: int = 16
+    rendered_channels: int = 9  # depth 1, canonical 3, normal 3, ambient 2
+    expression_size: int = 206
+    tokens: int = 4
+    participants: int = 1
+
+    @property
+    def condition_channels(self) -> int:
+        return self.rendered_channels + 4 * self.texture_features
+
+
+@dataclass(frozen=True)
+class PublishedTraining:
+    """Three AdamW optimisers: ControlNet; added attention and token projection; textures."""
+
+    rate: float = 1e-4
+    texture_rate: float = 1e-2
+    weight_decay: float = 1e-2
+    warm_up: int = 0  # steps; the published runs use a constant rate
+    use_vae_mean: bool = False
+    regression: bool = False  # t fixed to 999: one step from the conditioning to the picture
