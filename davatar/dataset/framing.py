@@ -19,10 +19,11 @@ from davatar.dataset.settings import RasterSettings
 from davatar.geometry.camera import Camera
 from davatar.geometry.mesh import Mesh
 from davatar.headmodel.morphable import to_head_units
-from davatar.raster.maps import RasterMaps, Rasterizer
+from davatar.raster.maps import Rasterizer, RasterMaps
 
-HEAD_CENTER = to_head_units(np.array([0.0, 0.012, 0.015]))  # head-model units; half-way between cut and crown
-HEAD_RADIUS = 0.14  # m
+HEAD_CENTER = to_head_units(np.array([0.0, 0.02, 0.015]))  # head-model units; half-way between the cut and the hair
+HEAD_RADIUS = 0.155  # m, the hair counts
+JAW = to_head_units(np.array([0.0, -0.03, 0.0]))  # below and behind it a face turned away is the neck's inside
 RAYS_PER_PIXEL = 3  # per side and pixel of the recording: as finely as the synthetic recorder antialiases
 MOST_RAYS = 8
 
@@ -60,9 +61,18 @@ def frame_head(source: Camera, heads: np.ndarray, size: int, margin: float = 1.0
 
 
 def photograph(
-    mesh: Mesh, frame: Frame, view: Framing, rasterizer: Rasterizer, settings: RasterSettings
+    mesh: Mesh,
+    frame: Frame,
+    view: Framing,
+    rasterizer: Rasterizer,
+    settings: RasterSettings,
+    *,
+    on_white: bool = False,
 ) -> dict[str, np.ndarray]:
     """Codes of every channel of one frame, each [size, size(, 3)].
+
+    Args:
+        on_white: the frame's colours are on white already; else they are put there by the matte.
 
     Raises:
         DataError: the frame's camera is not the sequence's.
@@ -73,16 +83,26 @@ def photograph(
         raise DataError(f"camera of frame {frame.name or frame.index} differs from the first frame's: it must not move")
     ratio = view.crop.width / settings.size
     rays = settings.subpixels or int(np.clip(round(RAYS_PER_PIXEL * ratio), RAYS_PER_PIXEL, MOST_RAYS))
-    maps = _within(rasterizer.rasterize(mesh, view.camera, subpixels=rays), _inside(view, settings.size))
+    maps = rasterizer.rasterize(mesh, view.camera, subpixels=rays)
+    shown = _inside(view, settings.size)
+    if settings.cut_neck:
+        shown &= ~_neck_inside(maps, view.camera)
+    maps = _within(maps, shown)
     codes = channels.encode_maps(maps)
     alpha = _alpha(maps, frame, view, settings.size)
-    if settings.cut_neck:
-        alpha = alpha * matting.neck_fade(maps)
-    codes["alpha"] = channels.encode_share(alpha)
+    fade = matting.neck_fade(maps) if settings.cut_neck else np.float32(1)
+    codes["alpha"] = channels.encode_share(alpha * fade)
     if frame.color is not None:
         color = resample(frame.color.astype(np.float32) / 255, view.crop, settings.size, outside=1.0)
-        codes["images"] = channels.encode_share(matting.on_white(color, alpha))
+        codes["images"] = channels.encode_share(matting.on_white(color, fade if on_white else alpha * fade))
     return codes
+
+
+def _neck_inside(maps: RasterMaps, camera: Camera) -> np.ndarray:
+    """[H, W] bool: through the cut neck the camera sees the head from within, at its back."""
+    toward = (camera.rays() @ camera.world_to_camera[:3, :3] * maps.normal).sum(-1)
+    behind_jaw = (maps.canonical[..., 1] < JAW[1]) & (maps.canonical[..., 2] < JAW[2])
+    return maps.mask & (toward > 0) & behind_jaw
 
 
 def resample(image: np.ndarray, crop: Crop, size: int, outside: float) -> np.ndarray:

@@ -9,14 +9,13 @@ subjects, are any other such function.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from davatar.core.errors import DataError, MissingError
 from davatar.geometry.mesh import Mesh, read_ply
-from davatar.headmodel.morphable import UNITS_PER_METRE, OFFSET, open_morphable, to_head_units
+from davatar.headmodel.morphable import OFFSET, UNITS_PER_METRE, open_morphable, to_head_units
 from davatar.headmodel.track import Track
 
 MeshSource = Callable[[int], Mesh]
@@ -63,6 +62,31 @@ def neural_meshes(track: Track, folder: Path) -> MeshSource:
 
 
 def cut_neck(mesh: Mesh, lowest: float = CUT) -> Mesh:
-    """Without the triangles that reach below the canonical height `lowest` (head-model units)."""
-    below = mesh.canonical[:, 1] < lowest
-    return replace(mesh, triangles=mesh.triangles[~below[mesh.triangles].any(axis=1)])
+    """The part above the canonical height `lowest` (head-model units); triangles that straddle it are split there."""
+    height = mesh.canonical[:, 1] - lowest
+    above = height >= 0
+    count = above[mesh.triangles].sum(axis=1)
+    whole = mesh.triangles[count == 3]
+    lone = _turned(mesh.triangles[count == 1], above, wanted=True)  # first corner above, the others below
+    pair = _turned(mesh.triangles[count == 2], above, wanted=False)  # first corner below, the others above
+    crossed = np.concatenate([lone[:, [0, 1]], lone[:, [0, 2]], pair[:, [1, 0]], pair[:, [2, 0]]])  # above -> below
+    share = (height[crossed[:, 0]] / (height[crossed[:, 0]] - height[crossed[:, 1]]))[:, None]
+    new = np.arange(len(mesh.vertices), len(mesh.vertices) + len(crossed))
+    right, left = new[: 2 * len(lone)].reshape(2, -1)
+    on_b, on_c = new[2 * len(lone) :].reshape(2, -1)
+    split = [np.stack(columns, axis=1) for columns in (
+        (lone[:, 0], right, left), (pair[:, 1], pair[:, 2], on_c), (pair[:, 1], on_c, on_b)
+    )]  # fmt: skip
+
+    def extended(values: np.ndarray) -> np.ndarray:
+        start, end = values[crossed[:, 0]], values[crossed[:, 1]]
+        return np.concatenate([values, (start + share * (end - start)).astype(values.dtype)])
+
+    triangles = np.concatenate([whole, *split]).astype(np.int32)
+    return Mesh(extended(mesh.vertices), triangles, extended(mesh.canonical))
+
+
+def _turned(triangles: np.ndarray, above: np.ndarray, wanted: bool) -> np.ndarray:
+    """The same triangles, each turned so that its only corner with above == wanted comes first."""
+    first = (above[triangles] == wanted).argmax(axis=1)
+    return np.take_along_axis(triangles, (first[:, None] + np.arange(3)) % 3, axis=1)

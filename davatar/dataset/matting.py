@@ -12,8 +12,9 @@ from davatar.dataset.geometry import FADE
 from davatar.raster.maps import RasterMaps
 
 BEHIND = 0.03  # m: a measurement so far behind the mesh sees past the head
-HAIR = 0.04  # m: off the mesh, depth may differ by so much from the mesh nearby ...
-REACH = 0.035  # m: ... and lie so far to its side
+HAIR = 0.09  # m: off the mesh, hair may come so much closer than the silhouette beside it ...
+REACH = 0.035  # m: ... and stand off so far (a shell of 3 cm around a ball of 10 cm does both)
+VOTERS = 0.005  # m: half the window in which they vote
 
 
 def depth_alpha(maps: RasterMaps, depth: np.ndarray, focal: float) -> np.ndarray:
@@ -32,10 +33,26 @@ def depth_alpha(maps: RasterMaps, depth: np.ndarray, focal: float) -> np.ndarray
     surface = maps.depth[row, column]
     measured = np.isfinite(depth)
     difference = np.where(measured, depth, surface) - surface
-    on_mesh = maps.mask & (difference < BEHIND)
-    beside = ~maps.mask & measured & (np.abs(difference) < HAIR) & (pixels_away * surface < REACH * focal)
-    foreground = cv2.medianBlur((on_mesh | beside).astype(np.uint8), 3)  # flying pixels come one by one
+    on_mesh = cv2.medianBlur((maps.mask & (difference < BEHIND)).astype(np.uint8), 3)  # flying pixels come one by one
+    near = ~maps.mask & measured & (difference > -HAIR) & (difference < BEHIND)
+    near &= pixels_away * surface < REACH * focal
+    # Dark hair gives depth here and there only: beside the mesh the measured pixels around vote.
+    window = 2 * max(1, round(VOTERS * focal / float(np.median(surface)))) + 1
+    votes, voters = (cv2.blur(which.astype(np.float32), (window, window)) for which in (near, measured & ~maps.mask))
+    beside = ~maps.mask & (votes > 0.5 * voters) & (votes > 0.15)
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (window, window))
+    closed = cv2.morphologyEx(np.maximum(on_mesh, beside), cv2.MORPH_CLOSE, disc)
+    closed[measured & (difference >= BEHIND)] = 0
+    foreground = _without_islands(closed, maps.mask)
     return cv2.GaussianBlur(foreground.astype(np.float32), (0, 0), 0.6)
+
+
+def _without_islands(foreground: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Without foreground that nowhere meets the mesh, and without holes inside it (an open mouth is no background)."""
+    _, background = cv2.connectedComponents((foreground == 0).astype(np.uint8), connectivity=4)
+    filled = (foreground > 0) | ~np.isin(background, np.unique(background[~mask]))
+    _, labels = cv2.connectedComponents(filled.astype(np.uint8))
+    return filled & np.isin(labels, np.unique(labels[mask]))
 
 
 def neck_fade(maps: RasterMaps) -> np.ndarray:

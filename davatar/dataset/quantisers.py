@@ -32,7 +32,7 @@ class Quantiser:
         return (2**self.bits - 1 - self._reserved) / (np.float32(self.high) - np.float32(self.low))
 
     def encode(self, values: np.ndarray) -> np.ndarray:
-        """Float [..., C] (or [H, W]: each element its own pixel) -> uint8 or uint16 of the same shape.
+        """Float [..., C] -> uint8 or uint16 of the same shape; with one range for all, [H, W] are pixels of one channel.
 
         Values below `low` get the lowest code.
 
@@ -58,7 +58,8 @@ class Quantiser:
         return values.astype(np.float32)
 
     def _background(self, values: np.ndarray) -> np.ndarray:
-        return (values == self.mask) if values.ndim == 2 else (values == self.mask).all(axis=-1)
+        is_mask = values == self.mask
+        return is_mask if values.ndim == 2 and np.isscalar(self.low) else is_mask.all(axis=-1)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ class Recording:
 
     participant: int
     sequence: str
-    capture: Capture
+    capture: Capture  # provenance["background"] == "white" says that its colours are on white already
     track: Track
     meshes: MeshSource  # row of `track` -> mesh in world metres, canonical [V, 3 or 5] in head-model units
     content: str  # hash of track and geometry: a changed one is rasterised again
@@ -248,9 +248,11 @@ def _step(
         progress.warn(f"{item} is left out: {error}")
         return False
     mesh = _cut(mesh, settings)
+    on_white = recording.capture.provenance.get("background") == "white"
     for serial, frame in frames.items():
         key = SampleKey(recording.participant, recording.sequence, timestep, serial)
-        for channel, codes in framing.photograph(mesh, frame, views[serial], rasterizer, settings).items():
+        pictures = framing.photograph(mesh, frame, views[serial], rasterizer, settings, on_white=on_white)
+        for channel, codes in pictures.items():
             write_bytes(channel_path(out, key, channel), channels.png_bytes(codes))
     journal.mark(item, recording.content)
     return True

@@ -105,13 +105,14 @@ class RenderingData:
 
     def channel(self, key: SampleKey, name: str) -> np.ndarray:
         """One stored channel as numbers, see `channels.decode`."""
-        return channels.decode(name, channels.read_png(channel_path(self.path, key, name)))
+        return channels.decode(name, channels.read_png(channel_path(self.path, SampleKey(*key), name)))
 
     def load(self, key: SampleKey) -> Sample:
         """
         Raises:
             DataError: a file of the sample is missing or truncated.
         """
+        key = SampleKey(*key)
         mask = self.channel(key, "mask")
         clip = self.channel(key, "depths")
         sample = Sample(

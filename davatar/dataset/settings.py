@@ -10,7 +10,7 @@ from davatar.core.errors import ConfigError
 @dataclass(frozen=True)
 class RasterSettings:
     size: int = 256  # px, side of every picture
-    margin: float = 1.0  # room around the head, 1 = a ball of 14 cm radius stays in the picture
+    margin: float = 1.0  # room around the head, 1 = a ball of 15.5 cm radius stays in the picture
     subpixels: int = 0  # n x n coverage rays per pixel; 0 = three per pixel of the recording
     cut_neck: bool = True  # remove the mesh below the neck and fade the pictures to white there
     every: int = 1  # use every n-th tracked frame
