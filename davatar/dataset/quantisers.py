@@ -32,7 +32,7 @@ class Quantiser:
         return (2**self.bits - 1 - self._reserved) / (np.float32(self.high) - np.float32(self.low))
 
     def encode(self, values: np.ndarray) -> np.ndarray:
-        """Float [..., C] -> uint8 or uint16 of the same shape; with one range for all, [H, W] are pixels of one channel.
+        """Float [..., C] -> uint8 or uint16 of the same shape; where all share one range, [H, W] is one channel.
 
         Values below `low` get the lowest code.
 

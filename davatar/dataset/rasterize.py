@@ -82,7 +82,7 @@ def tracked(
 def rasterize_tracks(
     recordings: Sequence[Recording],
     out: Path,
-    settings: RasterSettings = RasterSettings(),
+    settings: RasterSettings,
     name: str | None = None,
     progress: Progress = silent,
 ) -> Path:
