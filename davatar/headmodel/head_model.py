@@ -1,0 +1,202 @@
+"""`HeadModel`: a trained head as everyone else sees it, in head-model units (1 unit = 250 mm; design 4).
+
+Codes in, distances, canonical points, anchors and meshes out. Tensors with any leading axes; code
+axes broadcast against the points' leading axes. `frame` is the similarity to metres.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from davatar.core.errors import DataError
+from davatar.geometry.mesh import Mesh
+from davatar.geometry.surface import extract_surface
+from davatar.headmodel.ict_codes import CodeMaps
+from davatar.headmodel.morphable import UNITS_PER_METRE
+from davatar.headmodel.nphm import NPHM
+from davatar.headmodel.weights import load_weights
+
+GRID = np.array([[-0.55, -0.5, -0.95], [0.55, 0.75, 0.4]])
+"""[2, 3] head-model units: the box in which surfaces are extracted (spec dphm 2)."""
+
+
+class HeadModel:
+    """A head model ready for use: no gradients to its weights, gradients to codes and points.
+
+    Args:
+        network: the trained network.
+        maps: linear maps between morphable coefficients and codes; None for published checkpoints.
+        hash: content hash of the weights.
+        name: how messages call it.
+    """
+
+    def __init__(self, network: NPHM, maps: CodeMaps | None, hash: str, name: str):
+        self.network = network.eval().requires_grad_(False)
+        self.maps, self.hash, self.name = maps, hash, name
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path = "open") -> HeadModel:
+        """
+        Args:
+            name: "open" for the model that ships with davatar, or the path of a head-model file.
+
+        Raises:
+            MissingError: no file at that path.
+            DataError: the file is truncated, damaged or no head model.
+        """
+        if str(name) == "open":
+            with as_file(files("davatar.assets") / "nphm" / "open.safetensors") as path:
+                network, maps, metadata = load_weights(path)
+        else:
+            network, maps, metadata = load_weights(name)
+        return cls(network, maps, metadata["hash"], str(name))
+
+    @property
+    def identity_size(self) -> int:
+        return self.network.config.identity_size
+
+    @property
+    def expression_size(self) -> int:
+        return self.network.config.expression_size
+
+    @property
+    def canonical_size(self) -> int:
+        """3 + number of hyper coordinates."""
+        return 3 + self.network.config.hyper
+
+    @property
+    def frame(self) -> np.ndarray:
+        """[4, 4] similarity from head-model units to metres in the head's own axes."""
+        return np.diag([1 / UNITS_PER_METRE] * 3 + [1.0])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.network.identity.mean_anchors.dtype
+
+    def _aligned(self, x: Tensor, *codes: Tensor) -> tuple[tuple[int, ...], list[Tensor]]:
+        """Leading axes, then x as [B, N, 3] and each code as [B, size]; leading axes broadcast."""
+        lead = torch.broadcast_shapes(x.shape[:-2], *(code.shape[:-1] for code in codes))
+        points = x.expand(*lead, *x.shape[-2:]).reshape(-1, *x.shape[-2:])
+        return lead, [points] + [code.expand(*lead, code.shape[-1]).reshape(-1, code.shape[-1]) for code in codes]
+
+    def _check(self, identity: Tensor, expression: Tensor | None = None) -> None:
+        wrong = [
+            f"{label} code has {code.shape[-1]} numbers, {self.name} takes {size}"
+            for label, code, size in (
+                ("identity", identity, self.identity_size),
+                ("expression", expression, self.expression_size),
+            )
+            if code is not None and code.shape[-1] != size
+        ]
+        if wrong:
+            raise DataError("; ".join(wrong), mend="use codes of this head model")
+
+    def sdf(self, x: Tensor, identity: Tensor, expression: Tensor) -> Tensor:
+        """Signed distance, positive outside; differentiable in all three.
+
+        Args:
+            x: [..., N, 3] posed points, head-model units.
+            identity: [..., Di].
+            expression: [..., De].
+
+        Returns:
+            [..., N] head-model units.
+
+        Raises:
+            DataError: a code has the wrong length.
+        """
+        self._check(identity, expression)
+        lead, flat = self._aligned(x, identity, expression)
+        return self.network(*flat).reshape(*lead, x.shape[-2])
+
+    def to_canonical(self, x: Tensor, identity: Tensor, expression: Tensor) -> Tensor:
+        """Posed points [..., N, 3] -> canonical points with hyper coordinates [..., N, 3 + H]."""
+        self._check(identity, expression)
+        lead, flat = self._aligned(x, identity, expression)
+        return self.network.to_canonical(*flat).reshape(*lead, x.shape[-2], self.canonical_size)
+
+    def anchors(self, identity: Tensor) -> Tensor:
+        """[..., Di] -> [..., K, 3] canonical positions of the member centres, head-model units."""
+        self._check(identity)
+        return self.network.identity.anchors(identity.reshape(-1, identity.shape[-1])).reshape(
+            *identity.shape[:-1], -1, 3
+        )
+
+    def codes(self, identity_coefficients, expression_coefficients) -> tuple[Tensor, Tensor]:
+        """Morphable coefficients [..., 100] and [..., 53] -> identity [..., Di] and expression [..., De] codes.
+
+        Raises:
+            DataError: this head model has no such maps (published checkpoints).
+        """
+        maps = self._maps()
+        identity = torch.as_tensor(identity_coefficients, dtype=self.dtype)
+        expression = torch.as_tensor(expression_coefficients, dtype=self.dtype)
+        return identity @ torch.from_numpy(maps.identity).to(identity).T, expression * torch.from_numpy(
+            maps.expression
+        ).to(expression)
+
+    def coefficients(self, identity: Tensor, expression: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes -> nearest morphable coefficients [..., 100] and [..., 53], the least-squares inverse of `codes`."""
+        maps = self._maps()
+        self._check(identity, expression)
+        back = torch.from_numpy(self._pseudo_inverse).to(identity)
+        return identity @ back.T, expression / torch.from_numpy(maps.expression).to(expression)
+
+    @cached_property
+    def _pseudo_inverse(self) -> np.ndarray:
+        return np.linalg.pinv(self._maps().identity.astype(np.float64))
+
+    def _maps(self) -> CodeMaps:
+        if self.maps is None:
+            raise DataError(f"{self.name} has no morphable coefficients", mend="use the `open` head model")
+        return self.maps
+
+    def mesh(
+        self,
+        identity: Tensor,
+        expression: Tensor,
+        resolution: int = 128,
+        previous: Mesh | None = None,
+        max_queries: int = 16384,
+        keep_components: bool = False,
+    ) -> Mesh:
+        """The head's surface, head-model units, with canonical coordinates per vertex.
+
+        Args:
+            identity, expression: codes [Di], [De].
+            resolution: samples per axis of the box `GRID`, ends included.
+            previous: last frame's mesh: the search follows the surface from there, which asks fewer points.
+            max_queries: points per network call; bounds memory.
+            keep_components: keep specks that float beside the head (they are dropped by default).
+
+        Raises:
+            DataError: the codes give no surface in the box.
+        """
+        self._check(identity, expression)
+        one, two = identity.detach().reshape(1, -1), expression.detach().reshape(1, -1)
+
+        def field(points: np.ndarray) -> np.ndarray:
+            with torch.no_grad():
+                x = torch.from_numpy(np.ascontiguousarray(points)).to(one)
+                return self.network(x[None], one, two)[0].numpy()
+
+        vertices, triangles = extract_surface(
+            field,
+            GRID,
+            resolution,
+            previous=None if previous is None else previous.vertices,
+            max_queries=max_queries,
+            largest_only=not keep_components,
+        )
+        canonical = np.empty((len(vertices), self.canonical_size), np.float32)
+        with torch.no_grad():
+            for start in range(0, len(vertices), max_queries):
+                x = torch.from_numpy(vertices[start : start + max_queries]).to(one)[None]
+                canonical[start : start + max_queries] = self.network.to_canonical(x, one, two)[0]
+        return Mesh(vertices.astype(np.float32), triangles, canonical)
