@@ -16,7 +16,7 @@ BELOW = {
     "geometry": ("core",),
     "diffusion": ("core",),
     "raster": ("geometry",),
-    "capture": ("geometry", "headmodel"),
+    "capture": ("geometry",),
     "headmodel": ("geometry",),
     "prior": ("headmodel", "diffusion"),
     "tracking": ("prior", "headmodel", "capture", "raster"),
