@@ -16,6 +16,7 @@ import torch
 
 from davatar.core.errors import ConfigError, DataError, MissingError
 from davatar.core.files import atomic_path
+from davatar.core.runs import CONFIG, Run, resolve_run
 from davatar.core.settings import from_mapping
 from davatar.diffusion.parameterization import PredictionType
 from davatar.diffusion.schedule import ScheduleName, named_schedule
@@ -39,20 +40,33 @@ def load_prior(name: str | Path) -> CodePrior:
     if str(name) in shipped():
         with as_file(files("davatar.assets") / "prior" / f"{name}.safetensors") as inside:
             return read_prior(inside)
-    if path.is_file() and path.suffix == ".pt":
-        from davatar.prior.published import load_published
-
-        return load_published(path)
-    if path.is_file():
+    if not path.exists():
+        path = _run_folder(name)
+    if path.is_file() and path.suffix != ".pt":
         return read_prior(path)
     if (path / FILE_NAME).is_file():
         return read_prior(path / FILE_NAME)
-    if (path / "checkpoints").is_dir():
-        from davatar.prior.published import load_published
+    if (path / CONFIG).is_file():
+        mend = f"finish it: `davatar prior train {_trained_kind(path)} --resume {path.name}`"
+        raise MissingError("this training has not finished", file=path, mend=mend)
+    from davatar.prior.published import load_published
 
-        return load_published(path)
-    mend = f"name a file, a run or one of {', '.join(shipped())}"
-    raise MissingError("there is no prior of that name or path", file=name, mend=mend)
+    return load_published(path)
+
+
+def _run_folder(name: str | Path) -> Path:
+    try:
+        return resolve_run(name).folder
+    except MissingError as error:
+        mend = f"name a file, a run or one of {', '.join(shipped())}"
+        raise MissingError("there is no prior of that name or path", file=name, mend=mend) from error
+
+
+def _trained_kind(folder: Path) -> str:
+    try:
+        return str(Run(folder).manifest["kind"])
+    except (DataError, KeyError):
+        return "KIND"
 
 
 def write_prior(

@@ -51,6 +51,20 @@ class CodePrior:
     def code_size(self) -> int:
         return self.normalization.code_size
 
+    def describe(self) -> dict[str, Any]:
+        """What there is to know about it, as plain values."""
+        return {
+            "kind": self.kind,
+            "code_size": self.code_size,
+            "network": type(self.network).__name__,
+            "parameters": sum(p.numel() for p in self.network.parameters()),
+            "network_sees": self.normalization.size,
+            "normalisation": self.normalization.about,
+            "prediction": self.prediction,
+            "noise_levels": self.steps,
+            **self.about,
+        }
+
     @property
     def steps(self) -> int:
         return len(self.schedule)

@@ -22,6 +22,7 @@ class Normalization(Protocol):
     code_size: int  # L
     size: int  # Lw, what the network sees
     clip: float | None  # normalised codes of the population stay within ±clip; None: no bound
+    about: str  # one phrase for people
 
     def normalise(self, codes: Tensor) -> Tensor:
         """[..., L] -> [..., Lw]; differentiable."""
@@ -50,6 +51,10 @@ class RangeNormalization:
     @property
     def size(self) -> int:
         return self.code_size
+
+    @property
+    def about(self) -> str:
+        return f"every number from {self.low:.4g}..{self.high:.4g} to -1..1"
 
     def normalise(self, codes: Tensor) -> Tensor:
         return (codes - self.low) / (self.high - self.low) * 2 - 1
@@ -105,6 +110,10 @@ class LinearNormalization:
     @property
     def size(self) -> int:
         return self.from_whitened.shape[0]
+
+    @property
+    def about(self) -> str:
+        return f"{self.size} coefficients of unit variance, a linear image of which is the code"
 
     def normalise(self, codes: Tensor) -> Tensor:
         return (codes - self._like(self.mean, codes)) @ self._like(self._to_whitened, codes)

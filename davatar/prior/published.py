@@ -20,8 +20,9 @@ from torch import Tensor
 
 from davatar.core.errors import DataError, MissingError
 from davatar.diffusion.parameterization import PredictionType, loss_weights
-from davatar.diffusion.schedule import NoiseSchedule, cosine_schedule, linear_schedule
+from davatar.diffusion.schedule import NoiseSchedule, ScheduleName, cosine_schedule, linear_schedule, named_schedule
 from davatar.prior.code_prior import CodePrior, Kind
+from davatar.prior.network import NetworkConfig
 from davatar.prior.normalization import RangeNormalization
 from davatar.prior.unet import UNet1d
 
@@ -88,6 +89,23 @@ def load_published(
         "training_steps": int(state.get("step", 0)),
     }
     return CodePrior(kind, network, schedule, prediction, RangeNormalization(*bounds, code_size=size), about)
+
+
+def stored_as(prior: CodePrior) -> tuple[NetworkConfig, ScheduleName]:
+    """How our own file describes the network and schedule of a published prior.
+
+    Raises:
+        DataError: it has what our files cannot hold (several channels, self-conditioning, an unknown schedule).
+    """
+    network = prior.network
+    if network.channels != 1 or network.self_condition:
+        raise DataError("a U-Net of several channels or with self-conditioning cannot be imported")
+    widths = [stage[3].weight.shape[0] for stage in network.downs]
+    dim = network.init_conv.weight.shape[0]
+    for name in ("cosine", "linear"):
+        if np.array_equal(named_schedule(name, prior.steps).betas, prior.schedule.betas):
+            return NetworkConfig("unet", width=dim, mults=tuple(w // dim for w in widths)), name
+    raise DataError("its noise schedule is neither cosine nor linear")
 
 
 def read_weights(path: str | Path) -> Mapping[str, Any]:

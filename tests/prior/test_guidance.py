@@ -12,7 +12,6 @@ from davatar.diffusion.schedule import cosine_schedule
 from davatar.prior.guidance import guidance
 from davatar.prior.normalization import LinearNormalization, RangeNormalization
 from davatar.prior.unet import UNet1d
-from tests.prior.waves import wave, wave_weights
 
 SCHEDULE = cosine_schedule(1000)
 OBJECTIVES = {"pred_noise": "epsilon", "pred_x0": "sample", "pred_v": "v_prediction"}
@@ -38,7 +37,7 @@ SPEC_10_5 = {  # mode, objective: value, gradient
 
 
 @pytest.mark.parametrize("mode, prediction", SPEC_10_5)
-def test_conformance_vector(mode, prediction):
+def test_conformance_vector(wave, wave_weights, mode, prediction):
     codes = torch.as_tensor(wave(8, 1.7, 0.2, 1.2))[None]
     noise = torch.as_tensor(wave(8, 2.3, 0.9, 1.0))[None]
     network = wave_weights(UNet1d(8, (1, 2)))
@@ -49,7 +48,7 @@ def test_conformance_vector(mode, prediction):
     np.testing.assert_allclose(gradient[0].numpy(), pull, rtol=2e-5, atol=1e-7)
 
 
-def test_algebraic_steps():
+def test_algebraic_steps(wave):
     """Spec dphm 10.4, v-prediction rows."""
     codes, noise = torch.as_tensor(wave(8, 1.7, 0.2, 1.2))[None], torch.as_tensor(wave(8, 2.3, 0.9, 1.0))[None]
     out = torch.as_tensor(wave(8, 0.6, 1.0, 0.8))[None]
@@ -83,7 +82,11 @@ def _range(golden):
 def test_golden_training_loss(golden, objective, prediction):
     arrays, network = golden
     codes = torch.as_tensor(arrays["latent"])
-    normalised, t, noise = _range(arrays).normalise(codes), torch.as_tensor(arrays["t"]), torch.as_tensor(arrays["noise"])
+    normalised, t, noise = (
+        _range(arrays).normalise(codes),
+        torch.as_tensor(arrays["t"]),
+        torch.as_tensor(arrays["noise"]),
+    )
     np.testing.assert_allclose(normalised.numpy(), arrays["normalized"], atol=1e-6)
     noisy = add_noise(normalised, noise, *SCHEDULE.at(t, normalised))
     np.testing.assert_allclose(noisy.numpy(), arrays["q_sample"], atol=1e-6)

@@ -1,14 +1,15 @@
 """Inputs of the conformance vectors: sines that need no files (spec dphm 10)."""
 
 import numpy as np
+import pytest
 import torch
 
 
-def wave(n, a, b, scale):
+def _wave(n, a, b, scale):
     return scale * np.sin(a * np.arange(n) + b)
 
 
-def wave_weights(module):
+def _wave_weights(module):
     """Fill a module as spec dphm 10 says: tensor k of the sorted names, element i."""
     state = {}
     for k, name in enumerate(sorted(module.state_dict())):
@@ -23,3 +24,13 @@ def wave_weights(module):
         state[name] = torch.as_tensor(v)
     module.double().load_state_dict(state)
     return module
+
+
+@pytest.fixture
+def wave():
+    return _wave
+
+
+@pytest.fixture
+def wave_weights():
+    return _wave_weights

@@ -1,0 +1,211 @@
+"""Whose codes a prior learns: populations to draw from, endlessly and by seed.
+
+The open head model's codes are linear images of morphable coefficients, so its populations are drawn
+as coefficients: identities are standard normal (that is how the morphable model defines them);
+expressions are captured frames (some mirrored, some weaker or stronger), captured frames with one to
+seven single shapes on top, and single shapes alone. A head model trained from scans has a table of
+codes instead. Values are what is drawn (coefficients or codes); normalised values are what a network
+sees, unit variance each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from davatar.core.errors import DataError
+from davatar.headmodel.ict_codes import code_maps
+from davatar.headmodel.ict_samples import sample_expressions, sample_identities
+from davatar.headmodel.morphable import open_morphable
+from davatar.prior.code_prior import Kind
+from davatar.prior.mocap import load_mocap
+from davatar.prior.normalization import LinearNormalization, Normalization, RangeNormalization
+from davatar.prior.settings import DataSettings
+
+Draw = Callable[[int, np.random.Generator], np.ndarray]  # (count, generator) -> values [count, K]
+
+STATISTICS_DRAWS = 20000
+SINGLE_SHAPES = 16384  # drawn once and then picked from: drawing them costs more than a training step
+
+
+@dataclass(frozen=True)
+class Population:
+    kind: Kind
+    normalization: Normalization
+    draw: Draw  # training values
+    held_out: Draw  # values that training never sees
+    mean: np.ndarray  # [K] of the training values
+    spread: np.ndarray  # [K] their standard deviation
+    about: str  # one sentence for the prior's file
+    captured: np.ndarray | None = None  # [M, K] held-out captured frames, where there are any
+
+    def normalised(self, values: np.ndarray) -> np.ndarray:
+        """[n, K] values -> [n, Lw] float32, what the network sees."""
+        return ((values - self.mean) / self.spread).astype(np.float32)
+
+    def values(self, normalised: np.ndarray) -> np.ndarray:
+        """The way back."""
+        return normalised * self.spread + self.mean
+
+
+def open_population(kind: Kind, settings: DataSettings, seed: int = 0) -> Population:
+    """Codes of the open head model.
+
+    Raises:
+        DataError: the motion file is unreadable or its shapes are not those of the open model.
+    """
+    parts = []
+    if kind != "expression":
+        parts.append(_identities())
+    if kind != "identity":
+        parts.append(_expressions(settings, seed))
+    return parts[0] if len(parts) == 1 else _joined(*parts)
+
+
+def _identities() -> Population:
+    def draw(count: int, rng: np.random.Generator) -> np.ndarray:
+        return sample_identities(count, rng)
+
+    code_of = code_maps(open_morphable()).identity.T.astype(np.float64)
+    mean, spread = np.zeros(len(code_of)), np.ones(len(code_of))
+    normalization = LinearNormalization.from_coefficients(code_of, np.zeros(code_of.shape[1]), mean, spread)
+    about = "identity coefficients of the ICT-FaceKit model, independent standard normal"
+    return Population("identity", normalization, draw, draw, mean, spread, about)
+
+
+def _expressions(settings: DataSettings, seed: int) -> Population:
+    model, motion = open_morphable(), load_mocap(settings.motion)
+    if motion.names != model.expression_names:
+        raise DataError("its shapes are not those of the open head model", file=settings.motion, mend="reorder them")
+    draw = _expression_draw(motion.training(), settings, np.random.default_rng([seed, 1]))
+    held_out = _expression_draw(motion.evaluation(), settings, np.random.default_rng([seed, 2]))
+    values = draw(STATISTICS_DRAWS, np.random.default_rng([seed, 3]))
+    mean, spread = values.mean(axis=0), values.std(axis=0)
+    scale = code_maps(model).expression.astype(np.float64)
+    normalization = LinearNormalization.from_coefficients(np.diag(scale), np.zeros(len(scale)), mean, spread)
+    about = (
+        f"expressions: {settings.captured:.0%} captured frames ({len(motion.training())} frames of one performer, test "
+        f"recordings left out), {settings.overlaid:.0%} with single shapes on top, the rest single shapes alone"
+    )
+    return Population("expression", normalization, draw, held_out, mean, spread, about, motion.evaluation())
+
+
+def _expression_draw(frames: np.ndarray, settings: DataSettings, once: np.random.Generator) -> Draw:
+    """Draws from some captured frames; `once` makes the pool of single shapes."""
+    mirror = open_morphable().expression_mirror
+    names = open_morphable().expression_index
+    close, jaw = names["mouthClose"], names["jawOpen"]
+    pool: list[np.ndarray] = []
+
+    def draw(count: int, rng: np.random.Generator) -> np.ndarray:
+        if not pool:
+            pool.append(sample_expressions(SINGLE_SHAPES, once))
+        which = rng.random(count)
+        captured = frames[rng.integers(len(frames), size=count)]
+        swapped = rng.random(count) < 0.5
+        captured = np.where(swapped[:, None], captured[:, mirror], captured)
+        scaled = rng.random(count) < 0.5
+        captured = captured * np.where(scaled, rng.uniform(0.5, 1.15, count), 1.0)[:, None]
+        shapes = pool[0][rng.integers(len(pool[0]), size=count)] * rng.uniform(0.9, 1.1, (count, 1))
+        out = np.where((which < settings.captured + settings.overlaid)[:, None], captured, 0.0)
+        out = np.where((which >= settings.captured)[:, None], np.maximum(out, shapes), out).clip(0, 1)
+        out[:, close] = np.minimum(out[:, close], out[:, jaw])
+        return out
+
+    return draw
+
+
+def _joined(identity: Population, expression: Population) -> Population:
+    """Both codes one after the other, drawn independently."""
+
+    def draw(count: int, rng: np.random.Generator) -> np.ndarray:
+        return np.concatenate([identity.draw(count, rng), expression.draw(count, rng)], axis=1)
+
+    def held_out(count: int, rng: np.random.Generator) -> np.ndarray:
+        return np.concatenate([identity.held_out(count, rng), expression.held_out(count, rng)], axis=1)
+
+    one, two = identity.normalization, expression.normalization
+    rows = np.zeros((one.size + two.size, one.code_size + two.code_size), np.float32)
+    rows[: one.size, : one.code_size] = one.from_whitened
+    rows[one.size :, one.code_size :] = two.from_whitened
+    return Population(
+        "joint",
+        LinearNormalization(np.concatenate([one.mean, two.mean]), rows),
+        draw,
+        held_out,
+        np.concatenate([identity.mean, expression.mean]),
+        np.concatenate([identity.spread, expression.spread]),
+        f"{identity.about}; {expression.about}",
+    )
+
+
+def table_population(kind: Kind, table: np.ndarray, settings: DataSettings, seed: int = 0) -> Population:
+    """Codes of a trained head model: rows of its table, every row as likely as another, one in ten held out.
+
+    Args:
+        table: [N, L] codes.
+        settings: `normalization` "range" scales as the published priors do; "whiten" goes to principal components.
+
+    Raises:
+        DataError: too few rows, or values that are not finite.
+    """
+    if table.ndim != 2 or len(table) < 20 or not np.isfinite(table).all():
+        raise DataError(f"code table of shape {list(table.shape)}: at least 20 rows of finite codes are needed")
+    order = np.random.default_rng([seed, 4]).permutation(len(table))
+    kept, aside = table[order[len(table) // 10 :]], table[order[: len(table) // 10]]
+    if settings.normalization == "range":
+        low, high = float(table.min()), float(table.max())
+        normalization: Normalization = RangeNormalization(low, high, table.shape[1])
+        mean, spread = np.full(table.shape[1], (low + high) / 2), np.full(table.shape[1], (high - low) / 2)
+    else:
+        normalization = _principal_components(kept)
+        kept, aside = ((x - normalization.mean) @ normalization._to_whitened for x in (kept, aside))
+        mean, spread = np.zeros(normalization.size), np.ones(normalization.size)
+
+    def rows(of: np.ndarray) -> Draw:
+        return lambda count, rng: of[rng.integers(len(of), size=count)]
+
+    about = f"{len(kept)} rows of a head model's {kind} code table"
+    return Population(kind, normalization, rows(kept), rows(aside), mean, spread, about)
+
+
+def _principal_components(table: np.ndarray, explained: float = 0.9999) -> LinearNormalization:
+    """The plane through the mean that holds nearly all variance, unit variance along each axis."""
+    mean = table.mean(axis=0)
+    _, spread, axes = np.linalg.svd(table - mean, full_matrices=False)
+    spread = spread / np.sqrt(len(table) - 1)
+    share = np.cumsum(spread**2) / max((spread**2).sum(), 1e-30)
+    keep = int(np.searchsorted(share, explained)) + 1
+    return LinearNormalization(mean, spread[:keep, None] * axes[:keep])
+
+
+def load_code_table(path: str | Path, kind: Kind) -> np.ndarray:
+    """[N, L] codes from a .npy, an .npz (array `codes`), or the checkpoint of a published head model.
+
+    Raises:
+        DataError: the file is no table.
+    """
+    from davatar.prior.published import TABLES, code_tables
+
+    path = Path(path)
+    if path.suffix not in (".npy", ".npz"):
+        tables = code_tables(path)
+        if kind == "joint":
+            raise DataError("its two tables do not say which rows belong together", file=path, mend="give an .npz")
+        return tables[TABLES[kind][0]].numpy()
+    try:
+        with open(path, "rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            return np.asarray(loaded if path.suffix == ".npy" else loaded["codes"], np.float32)
+    except (OSError, KeyError, ValueError, EOFError) as error:
+        raise DataError(f"is not a readable code table: {error}", file=path, mend="save [N, L] as `codes`") from error
+
+
+def make_population(kind: Kind, settings: DataSettings, seed: int) -> Population:
+    """What `settings.codes` names: "open", or a file of codes."""
+    if settings.codes == "open":
+        return open_population(kind, settings, seed)
+    return table_population(kind, load_code_table(settings.codes, kind), settings, seed)
