@@ -62,7 +62,7 @@ def surface_rows(
     normal = pairs.normal
     arm = state.place(posed[pairs.vertex]) - state.center
     local = (normal @ state.rotation).astype(np.float32)
-    rows = np.empty((len(normal), FRAME + (IDENTITY if identity else 0)))
+    rows = np.empty((len(normal), FRAME + (IDENTITY if identity else 0)), np.float32)
     rows[:, :3] = np.cross(arm, normal)
     rows[:, 3:POSE] = normal
     rows[:, POSE:FRAME] = _contract(local, surface.expression, pairs.vertex)
@@ -96,10 +96,11 @@ def surface(
     scaled = residual / sigma
     robust = robust_weight(scaled, width)
     weight = trust * robust / sigma**2
-    weighted = rows * weight[:, None]
+    weighted = rows * weight[:, None].astype(np.float32)
     ratio = (scaled / width) ** 2
     value = float((trust * width**2 * ratio / (1 + ratio)).sum())
-    return Quadratic(value, weighted.T @ residual, weighted.T @ rows), robust
+    gradient = weighted.T @ residual.astype(np.float32)
+    return Quadratic(value, gradient.astype(np.float64), (weighted.T @ rows).astype(np.float64)), robust
 
 
 def expression(state: FrameState, prior: ExpressionPrior, size: int) -> Quadratic:

@@ -41,9 +41,8 @@ class Problem:
 class FrameFit:
     state: FrameState
     identity: np.ndarray  # [100]
-    energy: float
-    inliers: float  # mean robust weight over all drawn points, unpaired ones count zero
-    residual_mm: float  # mean |point to plane| of the pairs, weighted by the kernel
+    inliers: float  # mean robust weight over all drawn points before the last step, unpaired ones count zero
+    residual_mm: float  # mean |point to plane| of the pairs, weighted by the kernel, before the last step
 
 
 def widths(start: float, settings: LinearSettings, steps: int) -> np.ndarray:
@@ -108,7 +107,7 @@ def fit_frame(
     shape = problem.surface.shape(identity)
     narrowest = problem.settings.kernel
     for width in widths(start_width, problem.settings, steps):
-        total, _, _ = linearise(problem, sample, state, shape, width, free_identity, previous)
+        total, inliers, residual = linearise(problem, sample, state, shape, width, free_identity, previous)
         if free_identity:
             total = _with_identity(total, identity)
         low, high = bounds(state, free_identity)
@@ -120,8 +119,7 @@ def fit_frame(
             shape = problem.surface.shape(identity)
         elif width == narrowest and _tiny(step):
             break
-    total, inliers, residual = linearise(problem, sample, state, shape, narrowest, False, previous)
-    return FrameFit(state, identity, total.value + float(identity @ identity), inliers, residual)
+    return FrameFit(state, identity, inliers, residual)
 
 
 def _with_identity(total: Quadratic, coefficients: np.ndarray) -> Quadratic:

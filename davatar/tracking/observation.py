@@ -55,17 +55,17 @@ def observe(frame: Frame, center: np.ndarray, smooth: bool | None = None) -> Obs
     rows, columns = _window(depth.shape, camera, center)
     crop = depth[rows, columns].astype(np.float32)
     smoothed = mean_of_near(crop, SMOOTH_REACH, SMOOTH_LIMIT)
-    view = camera.cropped(columns.start, rows.start, crop.shape[1], crop.shape[0])
-    rays = view.rays()
-    grid = rays * smoothed[..., None]
-    inside = np.isfinite(crop) & in_head(rays * crop[..., None], center)
+    rays = camera.cropped(columns.start, rows.start, crop.shape[1], crop.shape[0]).rays().astype(np.float32)
+    grid, raw = rays * smoothed[..., None], rays * crop[..., None]
+    inside = np.isfinite(crop)
+    inside[inside] = in_head(raw[inside], center.astype(np.float32))
     if frame.mask is not None:
         inside &= np.asarray(frame.mask, np.float32)[rows, columns] > 0.5
     difference = (crop - smoothed)[inside]
     noise = float(1.4826 * np.median(np.abs(difference))) if len(difference) else 0.0
     if smooth is None:
         smooth = noise > NOISY
-    points = (grid if smooth else rays * crop[..., None])[inside]
+    points = (grid if smooth else raw)[inside]
     normals = np.nan_to_num(grid_normals(grid)[inside])
     return Observation(frame.index, camera, points, normals, noise, depth)
 

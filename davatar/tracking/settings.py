@@ -18,6 +18,7 @@ class LinearSettings:
     narrowing: float = 0.6  # factor per step
     first_steps: int = 16
     track_steps: int = 6
+    again_steps: int = 3  # when every frame is visited again with a better identity
     cut_mm: float = 20.0  # pairs farther apart (point to plane) do not count
     prior_floor: float = 0.04  # standard deviation added to the captured expressions' covariance
     change: float = 0.35  # standard deviation of an expression weight's change between frames

@@ -12,6 +12,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 from scipy.sparse import csr_array
 
+from davatar.geometry.mesh import vertex_normals
 from davatar.headmodel.morphable import SEE_THROUGH, MorphableModel, open_morphable
 
 HEAD_CENTER = np.array([0.0, 0.010, 0.010])  # rotation increments turn about this point of the head
@@ -77,6 +78,8 @@ def fit_surface(scalp: bool = False) -> FitSurface:
     if not scalp:
         used[model.sets["scalp"]] = False
         used &= model.neutral[:, 2] > BACK
+    hidden = vertex_normals(model.neutral, model.triangles)[:, 2] < -0.2  # backs of teeth and eyeballs: never seen
+    used &= ~(hidden & model.in_regions(*INNER, "eyeball_left", "eyeball_right"))
     confidence = np.ones(len(used), np.float32)
     confidence[model.in_regions(*INNER)] = CONFIDENCE["inner"]
     confidence[model.in_regions("eye_socket_left", "eye_socket_right")] = CONFIDENCE["socket"]
