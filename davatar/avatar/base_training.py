@@ -16,7 +16,7 @@ import torch
 from davatar.avatar.base_corpus import CorpusSettings, load_identity
 from davatar.avatar.checkpoints import Position, load_state, randomness, save_state
 from davatar.avatar.conditioning import HeadMaps
-from davatar.avatar.tiny import TinyAvatar, TinyTraining
+from davatar.avatar.tiny import BASE_KIND, TinyAvatar, TinyTraining
 from davatar.avatar.tiny_network import TinySettings
 from davatar.avatar.weights import save_weights
 from davatar.core.errors import ConfigError
@@ -24,7 +24,6 @@ from davatar.core.interrupt import interruptible
 from davatar.core.progress import Progress, silent
 from davatar.core.runs import Run
 
-BASE_KIND = "davatar tiny avatar base"
 STATE_KIND = "davatar tiny avatar base training"
 
 
@@ -33,11 +32,11 @@ class BaseSettings:
     corpus: CorpusSettings = field(default_factory=CorpusSettings)
     tiny: TinySettings = field(default_factory=TinySettings)
     training: TinyTraining = field(default_factory=lambda: TinyTraining(warm_up=50))
-    steps: int = 4000
+    steps: int = 2400
     people: int = 2  # per step
     frames: int = 2  # per person and step
     first: int = 8  # people that take part in the first step
-    join_every: int = 25  # steps until the next one joins
+    join_every: int = 12  # steps until the next one joins
     seed: int = 0
     clip: float = 1.0
     checkpoint_every: int = 500  # steps
@@ -50,7 +49,7 @@ class BaseSettings:
             )
 
 
-def train_base(out: Path, corpus: Path, settings: BaseSettings = BaseSettings(), progress: Progress = silent) -> Path:
+def train_base(out: Path, corpus: Path, settings: BaseSettings, progress: Progress = silent) -> Path:
     """Train and write `out/tiny-base.safetensors` (float16); resumes from `out/checkpoints`.
 
     Args:
@@ -67,7 +66,7 @@ def train_base(out: Path, corpus: Path, settings: BaseSettings = BaseSettings(),
     config = asdict(settings.tiny) | {"identities": settings.corpus.identities}
     position = Position(seed=settings.seed)
     if found := run.latest_checkpoint():
-        position = load_state(found[1], avatar, STATE_KIND, config, [optimizer])
+        position = load_state(found[1], avatar.load_trained, STATE_KIND, config, [optimizer])
         run.rewind(position.step)
     else:
         avatar.prepare([maps for k in range(8) for maps in people[k][:8]])
@@ -124,7 +123,7 @@ def _step(
 
 
 def write_base(avatar: TinyAvatar, settings: BaseSettings, path: Path) -> Path:
-    """Network, codec and mean triplane in float16, as `TinyAvatar.load_base` reads them."""
+    """Network, codec and mean triplane in float16, as `TinyAvatar.start_from` reads them."""
     state = {k: v for k, v in avatar.state_dict().items() if not k.startswith("textures.")}
     tensors = {name: tensor.half() for name, tensor in state.items()}
     tensors["textures.planes.0"] = torch.stack([p.detach() for p in avatar.textures.planes]).mean(0).half()

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import pickle
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
-from davatar.avatar.weights import load_into, read_weights, save_weights
+from davatar.avatar.weights import read_weights, save_weights
 from davatar.core.errors import DataError
 from davatar.core.files import atomic_path, read_json, write_json
 from davatar.core.runs import Run
@@ -64,15 +63,22 @@ def save_state(
 
 
 def load_state(
-    folder: Path, module: nn.Module, kind: str, config: Mapping[str, Any], optimizers: Sequence[torch.optim.Optimizer]
+    folder: Path,
+    load: Callable[[dict[str, torch.Tensor], Path], None],
+    kind: str,
+    config: Mapping[str, Any],
+    optimizers: Sequence[torch.optim.Optimizer],
 ) -> Position:
     """Restore what `save_state` wrote.
+
+    Args:
+        load: takes the tensors, and the file they are from.
 
     Raises:
         DataError: a file is absent or truncated, or belongs to an avatar of other sizes.
     """
     tensors, _ = read_weights(folder / WEIGHTS, kind, config)
-    load_into(module, tensors, folder / WEIGHTS)
+    load(tensors, folder / WEIGHTS)
     path = folder / OPTIMIZERS
     try:
         states = torch.load(path, map_location="cpu", weights_only=True)

@@ -17,12 +17,10 @@ import numpy as np
 import torch
 
 from davatar.core.errors import DataError
+from davatar.dataset.quantisers import clip_depth, normalise_canonical
 
 TO_GL = np.diag([1.0, -1.0, -1.0])  # OpenCV camera axes -> x right, y up, z towards the viewer
 DEPTH_SPREAD = 0.05  # m; about the standard deviation of depth over a face
-CANONICAL_LOW, CANONICAL_HIGH = np.array([-1.0, -1.0, -1.5]), np.array([1.0, 1.0, 0.5])  # published box, head-model units
-AMBIENT_HALF = 0.2
-NEAR, FAR = 0.1, 2.0  # m, of the published depth encoding
 # Where errors show most: eyes and mouth as boxes of canonical space (head-model units).
 FACE_BOXES = {
     "mouth": ((-0.13, 0.13), (-0.33, -0.13), (-0.10, 0.36)),
@@ -83,7 +81,9 @@ def head_maps(
     """
     for name, value in {"normal": normal, "depth": depth, "coverage": coverage, "image": image}.items():
         if value is not None and value.shape[:2] != mask.shape:
-            raise DataError(f"{key}: {name} is {value.shape[:2]}, the mask {mask.shape}", mend="rasterise the frame again")
+            raise DataError(
+                f"{key}: {name} is {value.shape[:2]}, the mask {mask.shape}", mend="rasterise the frame again"
+            )
     mask = mask.astype(bool)
     coverage = mask.astype(np.float32) if coverage is None else coverage
     arrays = {"canonical": canonical, "normal": normal, "depth": depth}
@@ -230,16 +230,15 @@ def in_face_boxes(points: np.ndarray, *names: str) -> np.ndarray:
 
 def rendered_conditions(maps: HeadMaps) -> np.ndarray:
     """[9, H, W] float32: depth 1 | canonical 3 | world normal 3 | ambient 2, encoded as spec 3.3 says."""
-    height, width = maps.size
     inside = maps.mask[..., None]
-    depth = maps.depth.astype(np.float32) + maps.mean_depth
-    clip = ((FAR + NEAR) * depth - 2 * FAR * NEAR) / (FAR - NEAR)
-    unit = (maps.canonical.astype(np.float32) - CANONICAL_LOW) / (CANONICAL_HIGH - CANONICAL_LOW)
-    ambient = np.zeros((height, width, 2), np.float32) if maps.ambient is None else maps.ambient.astype(np.float32)
+    clip = clip_depth(maps.depth.astype(np.float32) + maps.mean_depth)
+    ambient = np.zeros((*maps.size, 2)) if maps.ambient is None else maps.ambient
+    places = np.concatenate([maps.canonical, ambient], -1).astype(np.float32)
+    share = np.where(inside, normalise_canonical(places) * 2 - 1, -1)
     parts = [
         np.where(inside, np.clip(clip, 0, 2)[..., None] - 1, -1),
-        np.where(inside, unit * 2 - 1, -1),
+        share[..., :3],
         maps.normal.astype(np.float32) / 127,
-        np.where(inside, ambient / AMBIENT_HALF, -1),
+        share[..., 3:],
     ]
     return np.concatenate(parts, -1).transpose(2, 0, 1).astype(np.float32)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from davatar.avatar.published_settings import PublishedSettings, PublishedTraining
-from davatar.avatar.tiny_network import TinySettings
 from davatar.avatar.tiny import TinyTraining
+from davatar.avatar.tiny_network import TinySettings
 from davatar.core.errors import ConfigError
 
 

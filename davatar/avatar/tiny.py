@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,10 +22,12 @@ from davatar.avatar.codec import PatchCodec
 from davatar.avatar.conditioning import HeadMaps, PointBatch, point_batch
 from davatar.avatar.texture import Triplanes
 from davatar.avatar.tiny_network import Encoded, TinyNetwork, TinySettings
+from davatar.avatar.weights import load_into, read_weights
 from davatar.diffusion.parameterization import Denoised, add_noise, to_noise
 from davatar.diffusion.samplers import sample_ddim
 from davatar.diffusion.schedule import Level, continuous_cosine, continuous_path
 
+BASE_KIND = "davatar tiny avatar base"
 NOISE_RANGE = (0.04, 20.0)  # noise-to-signal ratios seen in training besides pure noise, in latent units
 
 
@@ -31,7 +35,8 @@ NOISE_RANGE = (0.04, 20.0)  # noise-to-signal ratios seen in training besides pu
 class TinyTraining:
     """How the small avatar learns."""
 
-    network_rate: float = 2e-3  # Adam's step for the network; 1e-3 from the base
+    network_rate: float = 2e-3  # Adam's step for the network from scratch
+    base_rate: float = 1e-3  # the same from a base
     plane_rate: float = 2e-2
     warm_up: int = 20  # steps
     final_rate: float = 0.02  # share of the rates at the end of the cosine
@@ -41,14 +46,17 @@ class TinyTraining:
 
 
 class TinyAvatar(nn.Module):
-    kind = "tiny"
+    kind = "davatar tiny avatar"
+    told = "weights"
 
-    def __init__(self, settings: TinySettings = TinySettings(), training: TinyTraining = TinyTraining(), people: int = 1):
+    def __init__(self, settings: TinySettings, training: TinyTraining, people: int = 1):
         super().__init__()
         self.settings, self.training_settings = settings, training
+        self.network_rate = training.network_rate
         self.textures = Triplanes(people, settings.plane_channels, settings.plane_size)
         self.network = TinyNetwork(settings).to(memory_format=torch.channels_last)
         self.codec = PatchCodec()
+        self.started = False  # from a base or another avatar
         self.autocast = False  # bfloat16 inside the network; `precision.fastest` decides
 
     @property
@@ -69,15 +77,36 @@ class TinyAvatar(nn.Module):
         )
 
     def prepare(self, frames: Sequence[HeadMaps]) -> None:
-        """Fit the codec to training pictures; only for an avatar that starts from scratch."""
+        """Fit the codec to training pictures, unless it came with a start."""
+        if self.started:
+            return
         pictures = np.stack([maps.image for maps in frames])
         self.codec.fit(torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1)
+
+    def start_from(self, path: Path) -> None:
+        """Begin with the weights of a base or of another small avatar; the network then learns at the lower rate."""
+        tensors, _ = read_weights(path, (BASE_KIND, self.kind), self.sizes())
+        self.load_trained(tensors, path)
+        self.started, self.network_rate = True, self.training_settings.base_rate
+
+    def sizes(self) -> dict[str, Any]:
+        return asdict(self.settings)
+
+    def trained_state(self) -> dict[str, torch.Tensor]:
+        return self.state_dict()
+
+    def load_trained(self, tensors: dict[str, torch.Tensor], path: Path) -> None:
+        load_into(self, tensors, path)
+
+    def clipped(self) -> list[nn.Parameter]:
+        """The parameters whose gradient norm is limited."""
+        return list(self.parameters())
 
     def parameter_groups(self) -> list[dict]:
         """For one Adam: the network's and the planes' parameters with their rates at full height."""
         settings = self.training_settings
         return [
-            {"params": list(self.network.parameters()), "lr": settings.network_rate, "rate": settings.network_rate},
+            {"params": list(self.network.parameters()), "lr": self.network_rate, "rate": self.network_rate},
             {"params": list(self.textures.parameters()), "lr": settings.plane_rate, "rate": settings.plane_rate},
         ]
 

@@ -44,7 +44,7 @@ class TokenAttention(nn.Module):
     def forward(self, x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         batch, channels, height, width = x.shape
         pixels = self.norm(x).permute(0, 2, 3, 1).reshape(batch, height * width, channels)
-        query, key, value = self._split(self.query(pixels)), self._split(self.key(tokens)), self._split(self.value(tokens))
+        query, key, value = map(self._split, (self.query(pixels), self.key(tokens), self.value(tokens)))
         weights = (query @ key.transpose(-1, -2) * key.shape[-1] ** -0.5).softmax(-1)
         read = self.out((weights @ value).transpose(1, 2).reshape(batch, height * width, channels))
         return x + read.reshape(batch, height, width, channels).permute(0, 3, 1, 2)

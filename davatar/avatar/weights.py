@@ -16,17 +16,22 @@ from davatar.core.errors import DataError
 from davatar.core.files import atomic_path
 
 
-def save_weights(path: Path, tensors: Mapping[str, torch.Tensor], kind: str, config: Mapping[str, Any], **about: str) -> None:
+def save_weights(
+    path: Path, tensors: Mapping[str, torch.Tensor], kind: str, config: Mapping[str, Any], **about: str
+) -> None:
     """Write atomically; `about` holds licence, training data and the like."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
         save_file(plain, temporary, {"kind": kind, "config": json.dumps(dict(config), sort_keys=True), **about})
 
 
-def read_weights(path: Path, kind: str, config: Mapping[str, Any] | None = None) -> tuple[dict[str, torch.Tensor], dict]:
+def read_weights(
+    path: Path, kind: str | tuple[str, ...], config: Mapping[str, Any] | None = None
+) -> tuple[dict[str, torch.Tensor], dict]:
     """Tensors and config of a weights file.
 
     Args:
+        kind: what it may hold.
         config: sizes that the file must have been made with; None takes whatever it says.
 
     Raises:
@@ -38,8 +43,9 @@ def read_weights(path: Path, kind: str, config: Mapping[str, Any] | None = None)
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (OSError, SafetensorError) as error:
         raise DataError(f"is not a readable weights file: {error}", file=path, mend="copy it again") from error
-    if about.get("kind") != kind:
-        raise DataError(f"holds {about.get('kind', 'unknown')!r} weights, expected {kind!r}", file=path)
+    kinds = (kind,) if isinstance(kind, str) else kind
+    if about.get("kind") not in kinds:
+        raise DataError(f"holds {about.get('kind', 'unknown')} weights, expected {' or '.join(kinds)}", file=path)
     stored = json.loads(about["config"])
     if config is not None:
         differing = [f"{k} {stored.get(k)} instead of {v}" for k, v in config.items() if stored.get(k) != v]
@@ -52,13 +58,11 @@ def read_weights(path: Path, kind: str, config: Mapping[str, Any] | None = None)
     return tensors, stored
 
 
-def load_into(module: nn.Module, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Strict load, in the module's own precision.
-
-    Raises:
-        DataError: names or shapes differ from the module's.
+def check_fit(own: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     """
-    own = module.state_dict()
+    Raises:
+        DataError: names or shapes of the file's tensors differ from one's own.
+    """
     absent, foreign = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     if absent or foreign:
         found = f"lacks {absent[0]}" if absent else f"has {foreign[0]}, which the avatar does not"
@@ -66,4 +70,14 @@ def load_into(module: nn.Module, tensors: Mapping[str, torch.Tensor], path: Path
     for name, tensor in tensors.items():
         if tensor.shape != own[name].shape:
             raise DataError(f"{name} is {tuple(tensor.shape)}, expected {tuple(own[name].shape)}", file=path)
+
+
+def load_into(module: nn.Module, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Strict load, in the module's own precision.
+
+    Raises:
+        DataError: names or shapes differ from the module's.
+    """
+    own = module.state_dict()
+    check_fit(own, tensors, path)
     module.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in tensors.items()})

@@ -1,0 +1,98 @@
+"""`Avatar`: what both kinds have in common, and how one is made from settings or opened from a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from davatar.avatar.checkpoints import WEIGHTS
+from davatar.avatar.conditioning import HeadMaps
+from davatar.avatar.precision import fastest
+from davatar.avatar.settings import AvatarSettings
+from davatar.avatar.weights import read_weights
+from davatar.core.errors import MissingError
+from davatar.core.runs import Run
+from davatar.core.settings import from_mapping
+
+
+class Avatar(Protocol):
+    """A torch module; `batch` packs frames, `train_step` and `render` take such a batch."""
+
+    kind: str
+    resolution: int
+    expression_size: int
+    told: str  # "weights" or "codes": which expression it is told
+
+    def batch(self, frames: Sequence[HeadMaps]) -> Any: ...
+    def train_step(self, batch: Any, rng: np.random.Generator) -> dict[str, torch.Tensor]: ...
+    def render(self, batch: Any, noise: torch.Tensor, steps: int = 1) -> torch.Tensor: ...
+    def noise(self, rng: np.random.Generator, count: int = 1) -> torch.Tensor: ...
+    def prepare(self, frames: Sequence[HeadMaps]) -> None: ...
+    def optimizers(self) -> list[torch.optim.Optimizer]: ...
+    def rate(self, step: int, done: float) -> float: ...
+    def clipped(self) -> list[torch.nn.Parameter]: ...
+    def trained_state(self) -> dict[str, torch.Tensor]: ...
+    def load_trained(self, tensors: dict[str, torch.Tensor], path: Path) -> None: ...
+    def sizes(self) -> dict[str, Any]: ...
+
+
+def new_avatar(settings: AvatarSettings, device: str = "cpu") -> Avatar:
+    """An untrained avatar: random from `settings.seed`, or started as `settings.start` says.
+
+    Raises:
+        MissingError: the start, or the frozen base of the published kind, is not there; says what to place where.
+        DataError: the start was made with other sizes.
+    """
+    torch.manual_seed(settings.seed)
+    if settings.kind == "published":
+        from davatar.avatar.published import PublishedAvatar
+
+        avatar: Avatar = PublishedAvatar.from_settings(settings.published, settings.published_training)
+    else:
+        from davatar.avatar.tiny import TinyAvatar
+
+        avatar = TinyAvatar(settings.tiny, settings.tiny_training)
+        avatar.autocast = _bfloat16(settings.precision, device)
+    if settings.start == "base" and settings.kind == "tiny":
+        with as_file(files("davatar.assets") / "avatar" / "tiny-base.safetensors") as path:
+            if not path.is_file():
+                raise MissingError("the shipped base is absent", file=path, mend="reinstall, or use --from scratch")
+            avatar.start_from(path)
+    elif settings.start not in ("base", "scratch"):
+        path = Path(settings.start)
+        if not path.exists():
+            raise MissingError("no such weights", file=path, mend="give a weights file, base or scratch")
+        avatar.start_from(path)
+    return avatar
+
+
+def open_avatar(run: Run, step: int | None = None, device: str = "cpu") -> tuple[Avatar, AvatarSettings, int]:
+    """The avatar of a run at a checkpoint (default: the latest), its settings, and the step.
+
+    Raises:
+        MissingError: the run has no such checkpoint.
+        DataError: the checkpoint is broken or does not fit its run's config.
+    """
+    settings = from_mapping(AvatarSettings, run.config, str(run.folder / "config.yaml"))
+    known = run.checkpoints()
+    latest = run.latest_checkpoint()
+    if latest is None or (step is not None and step not in known):
+        have = f"there are {', '.join(map(str, known))}" if known else "train it first"
+        raise MissingError(f"no checkpoint{'' if step is None else f' {step}'}", file=run.folder, mend=have)
+    step, folder = latest if step is None else (step, known[step])
+    avatar = new_avatar(replace(settings, start="scratch"), device)
+    tensors, _ = read_weights(folder / WEIGHTS, avatar.kind, avatar.sizes())
+    avatar.load_trained(tensors, folder / WEIGHTS)
+    return avatar.to(device).eval(), settings, step
+
+
+def _bfloat16(precision: str, device: str) -> bool:
+    if precision == "auto":
+        return fastest(device) == torch.bfloat16
+    return precision == "bfloat16"

@@ -1,0 +1,251 @@
+"""The published avatar: a ControlNet and expression tokens steer a frozen latent diffusion model (spec 5 - 7).
+
+    maps -> textures -> 9 + 64 channels -> ControlNet -> residuals of the frozen U-Net on 1/8-size latents
+    code -> tokens -> added attention in the U-Net;   v-prediction, zero terminal SNR
+
+Section numbers are those of spec diffusion-avatars. Trained tensors bear the published names. Pictures
+are in -1..1 inside and 0..1 outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import ControlNetModel
+from torch import nn
+
+from davatar.avatar.conditioning import HeadMaps, rendered_conditions
+from davatar.avatar.expression_block import TOKENS, add_expression_attention
+from davatar.avatar.frozen_base import FrozenBase, load_base
+from davatar.avatar.published_settings import PublishedSettings, PublishedTraining
+from davatar.avatar.texture import PlaneTextures
+from davatar.avatar.tokens import ExpressionTokens
+from davatar.avatar.weights import check_fit, read_weights
+from davatar.core.errors import ConfigError, DataError
+from davatar.diffusion.parameterization import add_noise, target
+from davatar.diffusion.samplers import as_denoiser, sample_ancestral
+from davatar.diffusion.schedule import Level, scaled_linear_schedule
+
+TIMES = 1000
+FACTOR = 8  # picture pixels per latent pixel
+VARIANCE_SEED = 181998  # of the noise that sampling adds
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    rendered: torch.Tensor  # [B, 9, H, W] depth, canonical, normals, ambient; -1..1
+    mask: torch.Tensor  # [B, H, W] bool
+    expression: torch.Tensor  # [B, De]
+    participant: torch.Tensor  # [B] int64
+    image: torch.Tensor | None  # [B, 3, H, W] in -1..1
+
+    def to(self, device: torch.device | str) -> ImageBatch:
+        return replace(self, **{k: v.to(device) for k, v in vars(self).items() if v is not None})
+
+
+class PublishedAvatar(nn.Module):
+    kind = "davatar published avatar"
+    told = "codes"
+
+    def __init__(self, settings: PublishedSettings, training: PublishedTraining, base: FrozenBase):
+        super().__init__()
+        self.settings, self.training_settings = settings, training
+        self.unet, self.vae = base.unet, base.vae
+        self.controlnet = ControlNetModel.from_unet(base.unet, conditioning_channels=settings.condition_channels)
+        add_expression_attention(self.unet)
+        self.textures = PlaneTextures(settings.participants, settings.texture_size, settings.texture_features)
+        width = base.unet.config.cross_attention_dim
+        self.expression_codes_mlp = ExpressionTokens(settings.expression_size, settings.tokens, width)
+        self.register_buffer("empty_prompt", base.empty_prompt.clone(), persistent=False)
+        self.schedule = scaled_linear_schedule(TIMES)
+        self.controlnet.requires_grad_(True)
+        for name, parameter in self.unet.named_parameters():
+            parameter.requires_grad_("_expression_attention" in name)
+
+    @classmethod
+    def from_settings(cls, settings: PublishedSettings, training: PublishedTraining) -> PublishedAvatar:
+        """
+        Raises:
+            MissingError: the frozen base is not on this machine.
+        """
+        return cls(settings, training, load_base(settings.base))
+
+    @property
+    def resolution(self) -> int:
+        return self.settings.resolution
+
+    @property
+    def expression_size(self) -> int:
+        return self.settings.expression_size
+
+    def batch(self, frames: Sequence[HeadMaps]) -> ImageBatch:
+        """
+        Raises:
+            DataError: a frame of another size or expression length than the avatar's.
+        """
+        side = self.resolution
+        for maps in frames:
+            if maps.size != (side, side):
+                raise DataError(f"{maps.key}: frame is {maps.size[1]}x{maps.size[0]}, the avatar paints {side}")
+            if len(maps.expression) != self.expression_size:
+                raise DataError(
+                    f"{maps.key}: expression has {len(maps.expression)} numbers, the avatar takes "
+                    f"{self.expression_size}",
+                    mend=f"train with --set published.expression_size={len(maps.expression)}",
+                )
+        image = None
+        if all(maps.image is not None for maps in frames):
+            stacked = torch.from_numpy(np.stack([maps.image for maps in frames]))
+            image = stacked.permute(0, 3, 1, 2).float() / 127.5 - 1
+        return ImageBatch(
+            rendered=torch.from_numpy(np.stack([rendered_conditions(maps) for maps in frames])),
+            mask=torch.from_numpy(np.stack([maps.mask for maps in frames])),
+            expression=torch.from_numpy(np.stack([maps.expression for maps in frames])),
+            participant=torch.zeros(len(frames), dtype=torch.int64),
+            image=image,
+        )
+
+    def conditioning(self, batch: ImageBatch) -> torch.Tensor:
+        """[B, 9 + 4 D, H, W]: rendered maps, then the features of the planes, then of the ambient plane (3.8)."""
+        canonical, ambient = batch.rendered[:, 1:4], batch.rendered[:, 7:9]
+        neural, hidden = self.textures(canonical, ambient, batch.mask, batch.participant)
+        return torch.cat([batch.rendered, neural, hidden], 1)
+
+    def denoiser(self, conditioning: torch.Tensor, tokens: torch.Tensor) -> Callable:
+        """The network as a function of noisy latents [B, 4, h, w] and times [B]; puts out v."""
+
+        def predict(noisy: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            text = self.empty_prompt.expand(len(noisy), -1, -1)
+            down, middle = self.controlnet(noisy, t, text, conditioning, return_dict=False)
+            return self.unet(
+                noisy,
+                t,
+                text,
+                cross_attention_kwargs={TOKENS: tokens},
+                down_block_additional_residuals=down,
+                mid_block_additional_residual=middle,
+            ).sample
+
+        return predict
+
+    def loss(self, batch: ImageBatch, eta: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """Mean squared error of v (6.1); `eta` samples the VAE, `noise` [B, 4, h, w] and `t` [B] the diffusion."""
+        with torch.no_grad():
+            found = self.vae.encode(batch.image).latent_dist
+            wanted = found.mean if self.training_settings.use_vae_mean else found.mean + found.std * eta
+            clean = self.vae.config.scaling_factor * wanted
+        signal, scale = self.schedule.at(t, clean)
+        predict = self.denoiser(self.conditioning(batch), self.expression_codes_mlp(batch.expression))
+        output = predict(add_noise(clean, noise, signal, scale), t)
+        return (output - target("v_prediction", clean, noise, signal, scale)).square().mean()
+
+    def train_step(self, batch: ImageBatch, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        """One draw in the published order: VAE sample, noise, time."""
+        count, device = len(batch.rendered), batch.rendered.device
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        shape = (count, *self.latent_shape)
+        eta, noise = (torch.randn(shape, generator=generator).to(device) for _ in range(2))
+        t = torch.randint(0, TIMES, (count,), generator=generator).to(device)
+        if self.training_settings.regression:
+            t = torch.full_like(t, TIMES - 1)
+        return {"loss": self.loss(batch, eta, noise, t)}
+
+    forward = train_step
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        side = self.resolution // FACTOR
+        return self.unet.config.in_channels, side, side
+
+    def noise(self, rng: np.random.Generator, count: int = 1) -> torch.Tensor:
+        return torch.from_numpy(rng.standard_normal((count, *self.latent_shape), dtype=np.float32))
+
+    @torch.no_grad()
+    def sample(
+        self, batch: ImageBatch, start: torch.Tensor, path: Sequence[Level], draw: Callable[[], torch.Tensor]
+    ) -> torch.Tensor:
+        """Latents [B, 4, h, w] by the ancestral sampler (7.2)."""
+        predict = self.denoiser(self.conditioning(batch), self.expression_codes_mlp(batch.expression))
+        return sample_ancestral(as_denoiser(predict, "v_prediction"), start, path, draw)
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """[B, 3, H, W] in 0..1."""
+        return (self.vae.decode(latents / self.vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
+
+    def render(self, batch: ImageBatch, noise: torch.Tensor, steps: int = 20) -> torch.Tensor:
+        """Pictures [B, 3, H, W] in 0..1; every frame gets the same noise, whatever the size of the batch."""
+        generator = torch.Generator().manual_seed(VARIANCE_SEED)
+        start = noise.to(batch.rendered).expand(len(batch.rendered), -1, -1, -1)
+
+        def draw() -> torch.Tensor:
+            return torch.randn((1, *start.shape[1:]), generator=generator).to(start)
+
+        return self.decode(self.sample(batch, start, self.schedule.path(trailing_times(steps)), draw))
+
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """Three AdamW: ControlNet; added attention and token projection; textures (6.2)."""
+        settings = self.training_settings
+        added = [p for p in self.unet.parameters() if p.requires_grad] + list(self.expression_codes_mlp.parameters())
+        groups = [
+            (list(self.controlnet.parameters()), settings.rate, True),
+            (added, settings.rate, True),
+            (list(self.textures.parameters()), settings.texture_rate, False),
+        ]
+        return [
+            torch.optim.AdamW(
+                [{"params": params, "rate": rate, "scheduled": scheduled}], lr=rate, weight_decay=settings.weight_decay
+            )
+            for params, rate, scheduled in groups
+        ]
+
+    def rate(self, step: int, done: float) -> float:
+        """Constant, after an optional linear start."""
+        return min((step + 1) / max(self.training_settings.warm_up, 1), 1.0)
+
+    def clipped(self) -> list[nn.Parameter]:
+        return list(self.controlnet.parameters())
+
+    def prepare(self, frames: Sequence[HeadMaps]) -> None:
+        """Nothing is fitted to the training pictures beforehand."""
+
+    def start_from(self, path: Path) -> None:
+        """Begin with the trained tensors of another published avatar."""
+        tensors, _ = read_weights(path, self.kind, self.sizes())
+        self.load_trained(tensors, path)
+
+    def sizes(self) -> dict[str, Any]:
+        return {k: v for k, v in asdict(self.settings).items() if k != "base"}
+
+    def _published_names(self) -> dict[str, str]:
+        """Published name -> own name of every trained tensor."""
+        own = self.state_dict().keys()
+        parts = ("controlnet.", "expression_codes_mlp.")
+        kept = [n for n in own if n.startswith(parts) or "_expression_attention" in n]
+        return {n: n for n in kept} | {n.removeprefix("textures."): n for n in own if n.startswith("textures.")}
+
+    def trained_state(self) -> dict[str, torch.Tensor]:
+        """The 421 tensors of a published checkpoint, under its names."""
+        state = self.state_dict()
+        return {published: state[own] for published, own in self._published_names().items()}
+
+    def load_trained(self, tensors: dict[str, torch.Tensor], path: Path) -> None:
+        check_fit(self.trained_state(), tensors, path)
+        names = self._published_names()
+        self.load_state_dict({names[k]: v.float() for k, v in tensors.items()}, strict=False)
+
+
+def trailing_times(steps: int) -> list[int]:
+    """Falling times that end a stride above 0 and start at the last one (7.1).
+
+    Raises:
+        ConfigError: fewer than 1 or more than 1000 steps.
+    """
+    if not 1 <= steps <= TIMES:
+        raise ConfigError(f"{steps} sampling steps, expected 1 to {TIMES}")
+    return [int(t) - 1 for t in np.round(np.arange(TIMES, 0, -TIMES / steps))[:steps]]
