@@ -20,6 +20,7 @@ from davatar.cli import console
 from davatar.cli import doctor as doctor_command
 from davatar.cli import paths as paths_command
 from davatar.cli import plugins as plugins_group
+from davatar.cli import prior as prior_group
 from davatar.cli import runs as runs_group
 from davatar.core import paths, plugins
 from davatar.core.errors import Interrupted, UsageError
@@ -142,6 +143,7 @@ app.command("paths")(paths_command.command)
 app.command("doctor")(doctor_command.command)
 app.add_typer(runs_group.app, name="runs")
 app.add_typer(plugins_group.app, name="plugins")
+app.add_typer(prior_group.app, name="prior")
 
 
 def main() -> None:
