@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -60,6 +61,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> C
     """`cli("runs", "list")` calls the installed entry point in this process and returns exit code and output."""
     (entry,) = entry_points(group="console_scripts", name="davatar")
     main = entry.load()
+    log = logging.getLogger("davatar")
 
     def run(*words: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["davatar", *map(str, words)])
@@ -67,6 +69,8 @@ def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> C
         with pytest.raises(SystemExit) as stopped:
             main()
         captured = capfd.readouterr()
+        log.handlers.clear()  # they write to this test's stderr
+        log.setLevel(logging.NOTSET)
         return Outcome(stopped.value.code or 0, captured.out, captured.err)
 
     return run

@@ -82,11 +82,15 @@ def test_rich_and_printing_live_in_cli_only():
         if path.relative_to(PACKAGE).parts[0] == "cli":
             continue
         wrong += [f"{path.name} imports {name[0]}" for name in imports(path) if name[0] in ("rich", "typer")]
-        calls = (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call))
-        wrong += [
-            f"{path.name} prints" for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"
-        ]
+        calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+        wrong += [f"{path.name} prints" for call in calls if _prints(call)]
     assert wrong == []
+
+
+def _prints(call: ast.Call) -> bool:
+    """A print to the standard streams; into a file of the domain's own it is a write like any other."""
+    to_a_file = any(word.arg == "file" and not ast.unparse(word.value).startswith("sys.") for word in call.keywords)
+    return isinstance(call.func, ast.Name) and call.func.id == "print" and not to_a_file
 
 
 def test_files_are_named_after_what_is_in_them():

@@ -196,10 +196,10 @@ class _Bars:
                     self._bars.remove_task(done)
 
     def info(self, message: str) -> None:
-        self._bars.console.print(message, markup=False)
+        self._bars.console.print(message, markup=False, highlight=False)
 
     def warn(self, message: str) -> None:
-        self._bars.console.print(f"warning: {message}", markup=False, style="yellow")
+        self._bars.console.print(f"warning: {message}", markup=False, highlight=False, style="yellow")
 
 
 class _BarTask:
@@ -272,5 +272,5 @@ def _internal(error: Exception) -> int:
 def _say(text: str, code: int, error: BaseException | None = None) -> int:
     if state.debug and error is not None:
         traceback.print_exception(error, file=sys.stderr)
-    _stderr().print(f"[bold red]davatar:[/] {_escaped(text)}")
+    _stderr().print(f"[red]davatar:[/] {_escaped(text)}")
     return code

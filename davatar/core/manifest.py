@@ -9,7 +9,8 @@ from __future__ import annotations
 import platform
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 from davatar import __version__
 from davatar.core.content import hash_path
+from davatar.core.errors import Interrupted
 from davatar.core.files import read_json, write_json
 
 FILE = "manifest.json"
@@ -98,6 +100,26 @@ def end_manifest(folder: str | Path, status: str = "done", **figures: Any) -> No
     manifest = read_json(file)
     manifest["sessions"][-1] |= {"ended": now(), "status": status, **figures}
     write_json(file, manifest)
+
+
+@contextmanager
+def session(folder: str | Path, *args: Any, **facts: Any) -> Iterator[dict[str, Any]]:
+    """`write_manifest` now, `end_manifest` when the block ends: done, interrupted or failed.
+
+    Yields:
+        a dict for the figures that the closed session shall carry.
+    """
+    write_manifest(folder, *args, **facts)
+    figures: dict[str, Any] = {}
+    status = "failed"
+    try:
+        yield figures
+        status = "done"
+    except (Interrupted, KeyboardInterrupt):
+        status = "interrupted"
+        raise
+    finally:
+        end_manifest(folder, status, **figures)
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:

@@ -5,8 +5,8 @@ import multiprocessing
 import pytest
 
 from davatar.core import runs
-from davatar.core.errors import MissingError, UsageError
-from davatar.core.manifest import end_manifest, write_manifest
+from davatar.core.errors import Interrupted, MissingError, UsageError
+from davatar.core.manifest import session
 from davatar.core.settings import Resolved
 
 
@@ -132,15 +132,18 @@ def test_the_manifest_keeps_its_sessions_and_hashes_its_inputs(tmp_path):
     (tmp_path / "track").mkdir()
     (tmp_path / "track" / "track.npz").write_bytes(b"one")
     inputs = {"track": tmp_path / "track"}
-    write_manifest(run.folder, inputs, seed=7, device="cpu", command=["/bin/davatar", "avatar", "train"])
-    end_manifest(run.folder, "interrupted")
+    with pytest.raises(Interrupted), session(run.folder, inputs, seed=7, command=["/bin/davatar", "avatar", "train"]):
+        raise Interrupted("stopped")
     before = run.manifest["inputs"]["track"]["hash"]
     (tmp_path / "track" / "track.npz").write_bytes(b"two")
-    write_manifest(run.folder, inputs, seed=7, command=["davatar", "avatar", "train", "--resume"])
-    end_manifest(run.folder, psnr=31.0)
+    with session(run.folder, inputs, seed=7, command=["davatar", "avatar", "train", "--resume"]) as figures:
+        assert run.manifest["sessions"][-1]["status"] == "running"
+        figures["psnr"] = 31.0
+    assert run.manifest["inputs"]["track"]["hash"] != before and run.manifest["seed"] == 7
+    with pytest.raises(ZeroDivisionError), session(run.folder):
+        raise ZeroDivisionError
     manifest = run.manifest
-    assert manifest["inputs"]["track"]["hash"] != before
-    assert [session["status"] for session in manifest["sessions"]] == ["interrupted", "done"]
+    assert [session["status"] for session in manifest["sessions"]] == ["interrupted", "done", "failed"]
     assert manifest["sessions"][0]["command"] == ["davatar", "avatar", "train"]
-    assert manifest["sessions"][1]["psnr"] == 31.0 and manifest["seed"] == 7
+    assert manifest["sessions"][1]["psnr"] == 31.0
     assert manifest["dependencies"]["torch"].startswith("2.")
