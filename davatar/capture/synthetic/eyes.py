@@ -7,16 +7,61 @@ left (+x), pitch > 0 upwards; both eyes look in parallel.
 from __future__ import annotations
 
 import numpy as np
+from embreex.mesh_construction import TriangleMesh
+from embreex.rtcore_scene import EmbreeScene
 
 from davatar.capture.synthetic.noise import bump, noise, smoothstep
-from davatar.capture.synthetic.template import Eye
+from davatar.capture.synthetic.template import CM, EYE_LEFT, EYE_RIGHT, SKIN, Eye, Template
 from davatar.capture.synthetic.traits import Traits
+
+
+CORNEA = 0.4
+CLEARANCE = 0.0003  # m between eyeball and closed lid
 
 
 def gaze_rotation(gaze: np.ndarray) -> np.ndarray:
     """[3, 3] turn of the eyeballs, head frame."""
     (sy, sp), (cy, cp) = np.sin(gaze), np.cos(gaze)
     return np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]]) @ np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]]).T
+
+
+def eye_center(template: Template, eye: Eye, vertices: np.ndarray) -> np.ndarray:
+    """[3] m, where the eyeball's centre is when the head's vertices [V, 3] m are these."""
+    return vertices[eye.vertices].mean(axis=0) + (eye.center - template.points[eye.vertices].mean(axis=0)) / np.float32(CM)
+
+
+def fit_eyes(template: Template, neutral: np.ndarray) -> None:
+    """Makes the eyeballs of a neutral head [V, 3] m (changed in place) fit under its lids.
+
+    The linear model places some eyeballs so far in front that closed lids would run through them. The cornea's
+    bulge is flattened to CORNEA of its height, since it turns with the gaze, and the ball moves back until the
+    closed lids clear it.
+    """
+    names, expression = list(template.model.expression_names), template.model.expression
+    for eye, side in zip(template.eyes, "LR", strict=True):
+        center = eye_center(template, eye, neutral)
+        arm = neutral[eye.vertices] - center
+        length = np.linalg.norm(arm, axis=1, keepdims=True)
+        ball = np.median(length)
+        flat = np.where(length > ball, ball + CORNEA * (length - ball), length)
+        neutral[eye.vertices] = center + arm / length * flat
+        closed = neutral + expression[names.index(f"eyeBlink_{side}")]
+        lid, front = (_front(vertices, template.triangles[template.part == part], center)
+                      for vertices, part in ((closed, SKIN), (neutral, EYE_LEFT if side == "L" else EYE_RIGHT)))  # fmt: skip
+        through = (front - lid)[np.isfinite(front) & np.isfinite(lid)]
+        if len(through):
+            neutral[eye.vertices, 2] -= np.clip(np.percentile(through, 98) + CLEARANCE, 0, 0.004)
+
+
+def _front(vertices: np.ndarray, triangles: np.ndarray, center: np.ndarray) -> np.ndarray:
+    """[N] z, m, of the foremost surface on a grid of lines through the eye's opening; infinite where there is none."""
+    scene = EmbreeScene(robust=True)
+    near = np.linalg.norm(vertices[triangles[:, 0]] - center, axis=1) < 0.035
+    TriangleMesh(scene, (vertices - center).astype(np.float32), np.ascontiguousarray(triangles[near]))
+    x, y = np.meshgrid(np.linspace(-0.010, 0.010, 33), np.linspace(-0.006, 0.006, 21))
+    origin = np.stack([x.ravel(), y.ravel(), np.full(x.size, 0.1)], axis=-1).astype(np.float32)
+    hit = scene.run(origin, np.tile(np.float32([0, 0, -1]), (x.size, 1)), output=True)
+    return np.where(hit["primID"] >= 0, 0.1 - hit["tfar"], np.inf)
 
 
 def paint_eye(points: np.ndarray, eye: Eye, traits: Traits) -> tuple[np.ndarray, np.ndarray]:

@@ -16,6 +16,8 @@ from davatar.capture.synthetic.skin import lip_distance
 from davatar.capture.synthetic.template import Template
 from davatar.capture.synthetic.traits import Traits
 
+SHAVED = 0.35  # cm of hair volume below which the skin shows between the stumps
+
 # Height of the hair line (template y, cm) by angle from the front, degrees, around the head's vertical axis.
 _LINE = PchipInterpolator([0, 22, 40, 52, 62, 70, 76, 84, 96, 112, 130, 155, 180],
                           [10.6, 10.5, 9.7, 7.6, 5.2, 2.2, 1.6, 4.2, 4.6, 2.0, -1.0, -3.8, -4.6])  # fmt: skip
@@ -37,45 +39,55 @@ def streaks(points: np.ndarray, traits: Traits, per_cm: float) -> np.ndarray:
     axis = (whorl - center) / np.linalg.norm(whorl - center)
     side = np.cross([0, 0, 1.0], axis)
     side /= np.linalg.norm(side)
-    arm = points - center
-    along = arm @ axis
-    a, b = arm @ side, arm @ np.cross(axis, side)
-    turn = np.arctan2(b, a) + 0.10 * smooth_noise(points, 0.35, traits.offset + 71)
-    polar = np.arctan2(np.hypot(a, b), along)
-    ring = np.float32(9.0)
-    place = np.stack([ring * np.cos(turn), ring * np.sin(turn), 1.4 * polar], axis=-1).astype(np.float32)
+    along, a, b = ((points - center.astype(np.float32)) @ np.stack([axis, side, np.cross(axis, side)], -1).astype("f4")).T
+    ring = np.sqrt(a * a + b * b) + np.float32(1e-6)
+    bend = 0.10 * smooth_noise(points, 0.35, traits.offset + 71)
+    cosine, sine = (a - b * bend) / ring, (b + a * bend) / ring  # the direction around the whorl, bent a little
+    polar = np.arctan2(ring, along)
+    place = np.stack([9.0 * cosine, 9.0 * sine, 1.4 * polar], axis=-1).astype(np.float32)
     return noise(place, per_cm, traits.offset + 70)
 
 
 def scalp_cover(points: np.ndarray, ear: np.ndarray, traits: Traits) -> np.ndarray:
     """[S] 0..1: share of the skin hidden by the hair of the head; ragged along the strands."""
     h = hairline(points, traits)
-    ragged = h + traits.hair_fringe * (0.45 * streaks(points, traits, 3.0) + 0.35 * streaks(points, traits, 0.9))
-    shaved = 0.55 if traits.hair_volume < 0.32 else 1.0
-    return shaved * smoothstep(-0.25, 0.35, ragged) * (1 - smoothstep(0.2, 0.6, ear))
+    edge = np.nonzero(np.abs(h) < 1.6)[0]
+    q = points[edge]
+    ragged = h.copy()
+    ragged[edge] += traits.hair_fringe * (0.45 * streaks(q, traits, 3.0) + 0.35 * streaks(q, traits, 0.9))
+    if traits.hair_volume < SHAVED:  # stumps with skin between them and a soft border
+        stumps = 0.5 + 0.16 * noise(points, 7.0, traits.offset + 65)
+        cover = np.clip(stumps, 0.1, 0.9) * smoothstep(-0.7, 1.3, ragged)
+    else:
+        cover = smoothstep(-0.25, 0.35, ragged)
+    return (cover * (1 - smoothstep(0.2, 0.6, ear))).astype(np.float32)
 
 
 def beard_cover(points: np.ndarray, template: Template, traits: Traits) -> np.ndarray:
     """[S] 0..1: share of the skin hidden by the beard."""
-    if traits.beard == "none":
-        return np.zeros(len(points), np.float32)
+    out = np.zeros(len(points), np.float32)
+    if traits.beard != "none":
+        near = np.nonzero((points[:, 1] < 3) & (points[:, 1] > -10) & (points[:, 2] > 1.5))[0]
+        out[near] = _beard_area(points[near], template, traits)
+    return out
+
+
+def _beard_area(points: np.ndarray, template: Template, traits: Traits) -> np.ndarray:
     x, y, z = np.abs(points[:, 0]), points[:, 1], points[:, 2]
     wobble = 0.3 * smooth_noise(points, 0.7, traits.offset + 80)
+    lip = lip_distance(template, points)
+    bare = smoothstep(0.02, 0.32, lip)
+    above = bump(x - 1.5, 1.7) * smoothstep(0.05, 0.3, lip) * smoothstep(1.15, 0.65, lip) * smoothstep(-3.7, -3.1, y)
+    above = above * smoothstep(9.0, 10.0, z)
+    if traits.beard == "moustache":
+        return above * bare
+    if traits.beard == "goatee":
+        chin = smoothstep(2.3, 1.5, x + wobble) * smoothstep(-4.4, -5.0, y) * smoothstep(-8.6, -7.8, y)
+        beside = bump(x - 2.9, 0.5) * smoothstep(-3.2, -3.8, y) * smoothstep(-6.4, -5.6, y) * smoothstep(7, 9, z)
+        return np.maximum(np.maximum(above, chin), beside) * bare
     cheek = np.interp(x, [0, 2.4, 3.4, 5.0, 6.4, 7.4], [-2.0, -2.2, -3.0, -2.6, 0.0, 1.8])
     whole = smoothstep(0.5, -0.5, y - cheek - wobble) * smoothstep(-9.6, -8.2, y + wobble) * smoothstep(2.2, 4.2, z)
-    lip = lip_distance(template, points)
-    lip_top = bump(x - 1.5, 1.7) * smoothstep(0.05, 0.3, lip) * smoothstep(1.15, 0.65, lip) * smoothstep(-3.7, -3.1, y)
-    lip_top = lip_top * smoothstep(9.0, 10.0, z)
-    bare = smoothstep(0.02, 0.32, lip)
-    chin = smoothstep(2.3, 1.5, x + wobble) * smoothstep(-4.4, -5.0, y) * smoothstep(-8.6, -7.8, y)
-    beside = bump(x - 2.9, 0.5) * smoothstep(-3.2, -3.8, y) * smoothstep(-6.4, -5.6, y) * smoothstep(7, 9, z)
-    area = {
-        "moustache": lip_top,
-        "goatee": np.maximum(np.maximum(lip_top, chin), beside),
-        "full": np.maximum(whole, lip_top),
-        "stubble": np.maximum(whole, lip_top),
-    }[traits.beard]
-    return (area * bare).astype(np.float32)
+    return np.maximum(whole, above) * bare
 
 
 def beard_strands(points: np.ndarray, traits: Traits, per_cm: float) -> np.ndarray:

@@ -26,27 +26,34 @@ def _tile() -> np.ndarray:
 
 
 def noise(points: np.ndarray, cells_per_cm: float, offset: np.ndarray) -> np.ndarray:
-    """Noise at [..., 3] points; `offset` [3] in cells moves the tile, so that every subject is its own."""
-    where = (points * np.float32(cells_per_cm) + offset.astype(np.float32)) * np.float32(VOXELS_PER_CELL)
-    return _voxel(np.floor(where).astype(np.int32))
+    """Noise at [N, 3] points; `offset` [3] in cells moves the tile, so that every subject is its own."""
+    return _voxel(*(axis.astype(np.int32) for axis in _voxels(points, cells_per_cm, offset)))
 
 
 def smooth_noise(points: np.ndarray, cells_per_cm: float, offset: np.ndarray) -> np.ndarray:
     """The same, interpolated: for displacements and for bending other patterns, where steps would show."""
-    where = (points * np.float32(cells_per_cm) + offset.astype(np.float32)) * np.float32(VOXELS_PER_CELL)
-    low = np.floor(where)
-    t = where - low
-    low = low.astype(np.int32)
-    total = np.zeros(points.shape[:-1], np.float32)
-    for corner in np.ndindex(2, 2, 2):
-        weight = np.prod(np.where(corner, t, 1 - t), axis=-1)
-        total += weight * _voxel(low + np.int32(corner))
-    return total
+    where = _voxels(points, cells_per_cm, offset)
+    i, j, k = (axis.astype(np.int32) for axis in where)
+    x, y, z = (axis - low for axis, low in zip(where, (i, j, k), strict=True))
+
+    def edge(dj: int, dk: int) -> np.ndarray:
+        first, second = _voxel(i, j + dj, k + dk), _voxel(i + 1, j + dj, k + dk)
+        return first + x * (second - first)
+
+    corners = {jk: edge(*jk) for jk in ((0, 0), (1, 0), (0, 1), (1, 1))}
+    near, far = (corners[0, dk] + y * (corners[1, dk] - corners[0, dk]) for dk in (0, 1))
+    return (near + z * (far - near)).astype(np.float32)
 
 
-def _voxel(index: np.ndarray) -> np.ndarray:
-    i, j, k = np.moveaxis(index & (SIDE - 1), -1, 0)
-    return _tile().ravel()[(i * SIDE + j) * SIDE + k]
+def _voxels(points: np.ndarray, cells_per_cm: float, offset: np.ndarray) -> list[np.ndarray]:
+    """Three [N] float32 coordinates in voxels, shifted by whole tiles until positive: cutting them is rounding down."""
+    scale, shift = np.float32(cells_per_cm * VOXELS_PER_CELL), np.float32(offset * VOXELS_PER_CELL % SIDE + 64 * SIDE)
+    return [points[:, axis] * scale + shift[axis] for axis in range(3)]
+
+
+def _voxel(i: np.ndarray, j: np.ndarray, k: np.ndarray) -> np.ndarray:
+    last = SIDE - 1
+    return _tile().ravel()[((i & last) * SIDE + (j & last)) * SIDE + (k & last)]
 
 
 def fractal(points: np.ndarray, cells_per_cm: tuple[float, ...], offset: np.ndarray, fall: float = 0.6) -> np.ndarray:
@@ -60,6 +67,11 @@ def smoothstep(low: float, high: float, x: np.ndarray) -> np.ndarray:
     """0 below `low`, 1 above `high`, smooth between; `low > high` falls instead of rising."""
     t = np.clip((x - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """[..., 3] scaled to length 1; zeros stay zeros."""
+    return vectors / np.sqrt(np.maximum(np.einsum("...c,...c->...", vectors, vectors), 1e-12))[..., None]
 
 
 def bump(x: np.ndarray, width: float) -> np.ndarray:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from davatar.capture.synthetic.noise import unit
+
 
 @dataclass(frozen=True)
 class Lamp:
@@ -61,8 +63,7 @@ def shade(
         toward = toward / np.linalg.norm(toward)
         cosine = normal @ toward
         light = light + reach * color * np.maximum((cosine[:, None] + wrap) / (1 + wrap), 0)
-        half = to_eye + toward
-        half /= np.maximum(np.linalg.norm(half, axis=1, keepdims=True), 1e-6)
+        half = unit(to_eye + toward)
         blinn = np.maximum(np.einsum("nc,nc->n", normal, half), 0) ** sharpness * (sharpness + 8) / 25
         shine += (blinn * np.maximum(cosine, 0))[:, None] * color
     shine *= (fresnel * gloss)[:, None] * reach

@@ -6,27 +6,37 @@ lid margins and make-up. Hair is in `hair`, creases in `wrinkles`, eyeballs in `
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
-from scipy.interpolate import CubicSpline
-from scipy.ndimage import distance_transform_edt, map_coordinates
-from skimage.draw import polygon2mask
+from scipy.ndimage import map_coordinates
 
 from davatar.capture.synthetic.noise import bump, fractal, noise, smoothstep
-from davatar.capture.synthetic.template import GUMS, MOUTH, SKIN, SOCKET, TEETH, Lattice, Template
+from davatar.capture.synthetic.template import (
+    GUMS,
+    LIP_MAP_LOW,
+    LIP_MAP_STEP,
+    MOUTH,
+    SKIN,
+    SOCKET,
+    TEETH,
+    Samples,
+    Template,
+)
 from davatar.capture.synthetic.traits import Traits
 
 PORES = 0.0035  # cm, height of the finest relief
-_MAP_STEP = 0.04  # cm per pixel of the frontal distance map
 
 
-def paint_skin(lattice: Lattice, template: Template, traits: Traits, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Colour and finish of every lattice sample.
+def paint_skin(
+    samples: Samples, template: Template, traits: Traits, moles: list[Mole]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Colour and finish of surface samples.
 
     Returns:
-        albedo [S, 3], gloss [S] (strength of the highlight), flush [S] (where blood shows when the face works),
-        lips [S] 0..1.
+        albedo [S, 3], gloss [S] (strength of the highlight), flush [S] (where blood shows when the face works).
     """
-    p = lattice.points
+    p = samples.points
     x, y, z = np.abs(p[:, 0]), p[:, 1], p[:, 2]
     front = smoothstep(1.0, 5.0, z)
     albedo = np.broadcast_to(traits.skin, p.shape).astype(np.float32)
@@ -38,13 +48,13 @@ def paint_skin(lattice: Lattice, template: Template, traits: Traits, rng: np.ran
     cheeks = bump(x - 4.3, 1.9) * bump(y + 0.2, 1.8) * front
     nose = bump(x, 1.5) * bump(y - 0.4, 1.1) * smoothstep(10.2, 12.0, z)
     chin = bump(x, 1.6) * bump(y + 6.4, 0.9) * front
-    flush = cheeks + 0.9 * nose + 0.5 * chin + 0.8 * lattice.ear
+    flush = cheeks + 0.9 * nose + 0.5 * chin + 0.8 * samples.ear
     _tint(albedo, 0.5 * traits.flush * flush * (1 + 0.25 * noise(p, 1.1, traits.offset + 9)), (0.10, -0.42, -0.36))
     tired = bump(x - 3.0, 1.3) * bump(y - 2.35, 0.5) * front
     _tint(albedo, tired * (0.5 + 0.5 * traits.age), (-0.22, -0.34, -0.16))
     _tint(albedo, bump(x - 3.2, 1.5) * bump(y - 4.5, 0.6) * front, (-0.02, -0.12, -0.08))
     _freckle(albedo, p, traits, cheeks + nose + 0.35 * front * bump(y - 3, 6))
-    _moles(albedo, p, traits, rng)
+    _draw_moles(albedo, p, moles)
 
     contour = lip_distance(template, p)
     ragged = contour + 0.025 * noise(p, 3.0, traits.offset + 31)
@@ -54,7 +64,7 @@ def paint_skin(lattice: Lattice, template: Template, traits: Traits, rng: np.ran
     _mix(albedo, lips, lip_color * np.float32(0.85) ** smoothstep(-0.05, 0.1, contour)[:, None])
     _tint(albedo, bump(contour - 0.16, 0.12) * front, (0.07, 0.06, 0.05))  # the light rim around the red of the lips
 
-    lash = lattice.lash
+    lash = samples.lash
     upper = smoothstep(2.9, 3.7, y)
     line = smoothstep(0.1 + 0.05 * traits.makeup, 0.03, lash) * (0.35 + 0.65 * upper)
     shadow = traits.makeup * bump(lash - 0.25, 0.35) * upper * smoothstep(0.9, 0.3, lash)
@@ -65,9 +75,8 @@ def paint_skin(lattice: Lattice, template: Template, traits: Traits, rng: np.ran
     gloss = np.full(len(p), 0.55, np.float32) + 0.5 * nose + 0.35 * bump(x, 2.6) * bump(y - 8, 2) * front
     gloss *= np.float32(traits.oil) * (1 + 0.25 * noise(p, 2.0, traits.offset + 12))
     gloss = gloss + lips * np.float32(2.2 * traits.lip_gloss)
-    _inside(albedo, gloss, lattice, traits)
-    skin = lattice.part == SKIN
-    return {"albedo": albedo, "gloss": gloss, "flush": (cheeks + 0.6 * nose) * skin, "lips": lips * skin}
+    _inside(albedo, gloss, samples, traits)
+    return albedo, gloss, (cheeks + 0.6 * nose) * (samples.part == SKIN)
 
 
 def relief(points: np.ndarray, traits: Traits) -> np.ndarray:
@@ -78,15 +87,11 @@ def relief(points: np.ndarray, traits: Traits) -> np.ndarray:
 
 def lip_distance(template: Template, points: np.ndarray) -> np.ndarray:
     """[S] distance to the contour of the lips in the frontal plane, cm, negative inside; 9 far away."""
-    marks = template.landmarks[48:60, :2].astype(np.float64)
-    t = np.arange(13)
-    curve = CubicSpline(t, np.vstack([marks, marks[:1]]), bc_type="periodic")(np.linspace(0, 12, 240))
-    low, size = np.array([-4.0, -6.0]), np.array([200, 125])
-    inside = polygon2mask(tuple(size), (curve - low) / _MAP_STEP)
-    signed = (distance_transform_edt(~inside) - distance_transform_edt(inside)) * _MAP_STEP
-    where = ((points[:, :2] - low) / _MAP_STEP).T
-    out = map_coordinates(signed.astype(np.float32), where, order=1, mode="constant", cval=9.0, output=np.float32)
-    return np.where(points[:, 2] > 7, out, np.float32(9))
+    out = np.full(len(points), 9, np.float32)
+    near = np.nonzero((points[:, 2] > 7) & (np.abs(points[:, 1] + 3.5) < 2.5) & (np.abs(points[:, 0]) < 4))[0]
+    where = ((points[near, :2] - LIP_MAP_LOW) / LIP_MAP_STEP).T
+    out[near] = map_coordinates(template.lip_map, where, order=1, mode="nearest", output=np.float32)
+    return out
 
 
 def _mix(albedo: np.ndarray, amount: np.ndarray, color: np.ndarray) -> None:
@@ -104,21 +109,36 @@ def _freckle(albedo: np.ndarray, p: np.ndarray, traits: Traits, where: np.ndarra
         _tint(albedo, traits.freckles * spots * np.clip(where, 0, 1), (-0.28, -0.5, -0.6))
 
 
-def _moles(albedo: np.ndarray, p: np.ndarray, traits: Traits, rng: np.random.Generator) -> None:
-    front = np.nonzero((p[:, 2] > 3) & (p[:, 1] > -9) & (p[:, 1] < 9))[0]
-    for center in p[rng.choice(front, traits.moles)]:
-        radius = rng.uniform(0.06, 0.15)
-        near = np.nonzero(np.abs(p - center).max(axis=1) < 0.4)[0]
-        spot = smoothstep(1.3, 0.6, np.linalg.norm(p[near] - center, axis=1) / radius)
+@dataclass(frozen=True)
+class Mole:
+    center: np.ndarray  # [3] cm
+    radius: float  # cm
+    strength: float
+
+
+def place_moles(samples: Samples, traits: Traits, rng: np.random.Generator) -> list[Mole]:
+    """Anywhere on the front of face and neck."""
+    p = samples.points
+    front = np.nonzero((samples.part == SKIN) & (p[:, 2] > 3) & (p[:, 1] > -9) & (p[:, 1] < 9))[0]
+    chosen = p[rng.choice(front, traits.moles)]
+    return [Mole(center, rng.uniform(0.06, 0.15), rng.uniform(0.5, 1.0)) for center in chosen]
+
+
+def _draw_moles(albedo: np.ndarray, p: np.ndarray, moles: list[Mole]) -> None:
+    for mole in moles:
+        near = np.nonzero(np.abs(p - mole.center).max(axis=1) < 0.4)[0]
+        spot = smoothstep(1.3, 0.6, np.linalg.norm(p[near] - mole.center, axis=1) / mole.radius)
         tinted = albedo[near]
-        _tint(tinted, spot * rng.uniform(0.5, 1.0), (-0.9, -1.4, -1.5))
+        _tint(tinted, spot * mole.strength, (-0.9, -1.4, -1.5))
         albedo[near] = tinted
 
 
-def _inside(albedo: np.ndarray, gloss: np.ndarray, lattice: Lattice, traits: Traits) -> None:
+def _inside(albedo: np.ndarray, gloss: np.ndarray, samples: Samples, traits: Traits) -> None:
     """Mouth, gums, teeth and the walls of the eye sockets."""
-    grain = noise(lattice.points, 2.0, traits.offset + 50)[:, None]
-    behind = smoothstep(11.0, 9.8, lattice.points[:, 2])[:, None]
+    if (samples.part == SKIN).all():
+        return
+    grain = noise(samples.points, 2.0, traits.offset + 50)[:, None]
+    behind = smoothstep(11.0, 9.8, samples.points[:, 2])[:, None]
     mucosa = traits.lips * (1 - behind) + np.float32([0.30, 0.075, 0.06]) * behind
     for part, color, shine in (
         (MOUTH, mucosa * (1 + 0.1 * grain), 0.7),
@@ -126,5 +146,5 @@ def _inside(albedo: np.ndarray, gloss: np.ndarray, lattice: Lattice, traits: Tra
         (TEETH, np.float32([0.74, 0.68, 0.56]) * (1 + 0.04 * grain), 1.5),
         (SOCKET, np.float32([0.40, 0.16, 0.13]) * (1 + 0.1 * grain), 0.6),
     ):
-        rows = lattice.part == part
+        rows = samples.part == part
         albedo[rows], gloss[rows] = color[rows], shine

@@ -13,9 +13,9 @@ from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
 
 from davatar.capture.synthetic import hair, skin, wrinkles
-from davatar.capture.synthetic.eyes import gaze_rotation
+from davatar.capture.synthetic.eyes import eye_center, fit_eyes, gaze_rotation
 from davatar.capture.synthetic.noise import noise, smoothstep
-from davatar.capture.synthetic.template import CM, SKIN, Head, Lattice, Template, template_of
+from davatar.capture.synthetic.template import CM, SKIN, Head, Lattice, Samples, Template, template_of
 from davatar.capture.synthetic.traits import Traits, sample_traits
 from davatar.core.errors import DataError
 from davatar.geometry.mesh import Mesh, vertex_normals
@@ -69,6 +69,7 @@ class Subject:
         bald = model.neutral + np.tensordot(identity, model.identity, axes=1)
         thickness = hair.thickness(template, traits) / CM if hair_on else np.zeros(len(bald))
         neutral = bald + thickness[:, None] * vertex_normals(bald, template.triangles)
+        fit_eyes(template, neutral)
         lattice = template.lattice(detail)
         paint = _paint(template, lattice, traits, np.random.default_rng([seed, 8]))
         return Subject(template, traits, identity, neutral.astype(np.float32), lattice, paint, detail, seed)
@@ -114,9 +115,8 @@ class Posed:
         vertices = subject.vertices(weights)
         turn = gaze_rotation(gaze).astype(np.float32)
         for eye in template.eyes:
-            ball = vertices[eye.vertices]
-            center = ball.mean(axis=0) + (eye.center - template.points[eye.vertices].mean(axis=0)) / np.float32(CM)
-            vertices[eye.vertices] = (ball - center) @ turn.T + center
+            center = eye_center(template, eye, vertices)
+            vertices[eye.vertices] = (vertices[eye.vertices] - center) @ turn.T + center
         self.vertices = vertices
         normals = vertex_normals(vertices, template.triangles)
         fields = [vertices, normals, template.points, template.openness[:, None]]
@@ -138,21 +138,39 @@ class Posed:
         return self.vertices[self.subject.template.model.landmarks]
 
 
+_BLOCK = 1 << 15  # samples painted at a time, so that intermediate arrays stay in the processor's cache
+
+
 def _paint(template: Template, lattice: Lattice, traits: Traits, rng: np.random.Generator) -> Paint:
-    p = lattice.points
-    outer = lattice.part == SKIN
-    coat = skin.paint_skin(lattice, template, traits, rng)
-    albedo, gloss = coat["albedo"], coat["gloss"]
-    scalp = np.where(outer, hair.scalp_cover(p, lattice.ear, traits), 0)
-    beard = np.where(outer, hair.beard_cover(p, template, traits), 0)
-    brow = np.where(outer, hair.brow_cover(p, template, traits), 0)
+    moles = skin.place_moles(lattice.samples, traits, rng)
+    count = len(lattice.samples)
+    values, height, group = np.empty((count, 13), np.float32), np.empty(count, np.float32), np.empty(count, np.int8)
+    for start in range(0, count, _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        values[rows], height[rows], group[rows] = _paint_block(lattice.samples[rows], template, traits, moles)
+    values[:, 4:7] = lattice.slope(height)
+    return Paint(values, group)
+
+
+def _paint_block(
+    samples: Samples, template: Template, traits: Traits, moles: list[skin.Mole]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Paint values (slope of the relief left out), height of the relief [S] cm and wrinkle group of some samples."""
+    p, outer = samples.points, samples.part == SKIN
+    albedo, gloss, flush = skin.paint_skin(samples, template, traits, moles)
+    scalp = outer * hair.scalp_cover(p, samples.ear, traits)
+    beard = outer * hair.beard_cover(p, template, traits)
+    brow = outer * hair.brow_cover(p, template, traits)
+    height = skin.relief(p, traits) * (1 - scalp)
 
     on_scalp = np.nonzero(scalp > 0.01)[0]
-    q = p[on_scalp]
+    q, cover = p[on_scalp], scalp[on_scalp]
     fine, coarse = hair.streaks(q, traits, 4.0), hair.streaks(q, traits, 1.3)
     root = 1 - 0.25 * smoothstep(1.2, 0.0, hair.hairline(q, traits))
     tone = traits.hair * (np.exp(0.30 * fine + 0.24 * coarse) * root)[:, None]
-    albedo[on_scalp] += scalp[on_scalp, None] * (tone - albedo[on_scalp])
+    albedo[on_scalp] += cover[:, None] * (tone - albedo[on_scalp])
+    height[on_scalp] += cover * (0.016 * fine + 0.05 * coarse)
+
     on_beard = np.nonzero(beard > 0.01)[0]
     q = p[on_beard]
     strand = hair.beard_strands(q, traits, 5.0)
@@ -161,20 +179,18 @@ def _paint(template: Template, lattice: Lattice, traits: Traits, rng: np.random.
         cover = beard[on_beard] * traits.beard_density * (0.16 + 0.5 * dots)
         beard[on_beard] = 0.2 * cover
     else:
-        cover = beard[on_beard] * smoothstep(-1.6, 0.2, strand + 2.4 * (beard[on_beard] - 0.45) + traits.beard_density - 0.6)
+        thin = 2.6 * (1 - beard[on_beard]) + 1.2 * (1 - traits.beard_density)  # skin shows between strands at the border
+        cover = beard[on_beard] * smoothstep(-1.0, 0.2, strand + 2.4 - 1.6 * thin)
         beard[on_beard] = cover
     tone = 0.85 * traits.hair * np.exp(0.28 * strand)[:, None]
     albedo[on_beard] += cover[:, None] * (tone - albedo[on_beard])
+    height[on_beard] += beard[on_beard] * 0.018 * strand
     albedo += brow[:, None] * (traits.brow - albedo)
 
-    height = skin.relief(p, traits) * (1 - scalp)
-    height[on_scalp] += scalp[on_scalp] * (0.016 * fine + 0.05 * coarse)
-    height[on_beard] += beard[on_beard] * 0.018 * strand
-    cover = np.maximum(np.maximum(scalp, beard), 0.7 * brow).astype(np.float32)
+    cover = np.maximum(np.maximum(scalp, beard), 0.7 * brow)
     group, crease, crease_slope = wrinkles.creases(p, traits)
     hidden = (1 - cover) * outer
-    gloss = gloss * (1 - 0.45 * cover)
-    columns = [albedo, gloss, lattice.slope(height.astype(np.float32)), crease * hidden]
-    columns += [crease_slope * hidden[:, None], coat["flush"], cover]
-    values = np.concatenate([c.reshape(len(p), -1) for c in columns], axis=1).astype(np.float32)
-    return Paint(values, group)
+    values = np.empty((len(p), 13), np.float32)
+    values[:, :3], values[:, 3], values[:, 4:7] = albedo, gloss * (1 - 0.45 * cover), 0
+    values[:, 7], values[:, 8:11], values[:, 11], values[:, 12] = crease * hidden, crease_slope * hidden[:, None], flush, cover
+    return values, height, group

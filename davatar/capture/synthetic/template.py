@@ -18,9 +18,12 @@ from typing import Protocol
 import numpy as np
 from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
+from scipy.interpolate import CubicSpline
+from scipy.ndimage import distance_transform_edt
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
+from skimage.draw import polygon2mask
 
 from davatar.geometry.mesh import vertex_normals
 
@@ -39,6 +42,7 @@ _PART_OF_REGION = {
 NECK_CUT = -12.5  # template y, cm: nothing below is drawn
 NECK_FADE = (-12.2, -10.2)  # template y, cm: the picture fades to the background between these
 CM = 100.0
+LIP_MAP_LOW, LIP_MAP_STEP = np.array([-4.0, -6.0]), 0.04  # template x, y of pixel (0, 0) and cm per pixel
 
 
 class Head(Protocol):
@@ -94,9 +98,17 @@ class Template:
         return np.nonzero(~np.isin(self.part, (GUMS, TEETH)))[0]
 
     @cached_property
+    def lip_map(self) -> np.ndarray:
+        """[200, 125] signed distance to the lip contour in the frontal plane, cm, negative inside; see LIP_MAP_*."""
+        marks = self.landmarks[48:60, :2].astype(np.float64)
+        curve = CubicSpline(np.arange(13), np.vstack([marks, marks[:1]]), bc_type="periodic")(np.linspace(0, 12, 240))
+        inside = polygon2mask((200, 125), (curve - LIP_MAP_LOW) / LIP_MAP_STEP)
+        return ((distance_transform_edt(~inside) - distance_transform_edt(inside)) * LIP_MAP_STEP).astype(np.float32)
+
+    @cached_property
     def openness(self) -> np.ndarray:
-        """[V] float32 0..1: share of the sky that a point of the neutral head sees within 5 cm."""
-        return _openness(self.points, self.normals, self.triangles)
+        """[V] float32 0..1: share of the sky that a skin point of the neutral head sees within 5 cm."""
+        return _openness(self.points, self.normals, self.triangles, np.isin(self.part, (SKIN, SOCKET)))
 
     @cached_property
     def lattices(self) -> dict[float, Lattice]:
@@ -163,13 +175,13 @@ def _eye(points: np.ndarray, triangles: np.ndarray) -> Eye:
     return Eye(shell, center.astype(np.float32), radius, (axis / np.linalg.norm(axis)).astype(np.float32))
 
 
-def _openness(points: np.ndarray, normals: np.ndarray, triangles: np.ndarray, rays: int = 48) -> np.ndarray:
+def _openness(points: np.ndarray, normals: np.ndarray, triangles: np.ndarray, wanted: np.ndarray, rays: int = 32) -> np.ndarray:
     scene = EmbreeScene(robust=True)
     TriangleMesh(scene, points, triangles)
     k = np.arange(rays) + 0.5
     height, turn = np.sqrt(1 - k / rays), np.pi * (1 + 5**0.5) * k  # cosine-weighted spiral on the hemisphere
     local = np.stack([np.sqrt(1 - height**2) * np.cos(turn), np.sqrt(1 - height**2) * np.sin(turn), height], -1)
-    used = np.unique(triangles)
+    used = np.unique(triangles[wanted])
     normal = normals[used]
     side = np.cross(normal, np.where(np.abs(normal[:, :1]) < 0.6, [[1.0, 0, 0]], [[0, 1.0, 0]]))
     side /= np.maximum(np.linalg.norm(side, axis=1, keepdims=True), 1e-9)
@@ -183,15 +195,26 @@ def _openness(points: np.ndarray, normals: np.ndarray, triangles: np.ndarray, ra
 
 
 @dataclass(frozen=True)
+class Samples:
+    """Surface points of the template."""
+
+    points: np.ndarray  # [S, 3] float32 cm
+    part: np.ndarray  # [S] uint8
+    ear: np.ndarray  # [S] float32
+    lash: np.ndarray  # [S] float32 cm, distance to the lid margins, at most 1
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def __getitem__(self, rows: slice) -> Samples:
+        return Samples(self.points[rows], self.part[rows], self.ear[rows], self.lash[rows])
+
+
+@dataclass(frozen=True)
 class Lattice:
     resolution: np.ndarray  # [F] int32, subdivisions of each triangle's edges; 0 = not painted (eyes)
     first: np.ndarray  # [F] int64, row of the triangle's first sample
-    points: np.ndarray  # [S, 3] float32 cm
-    normals: np.ndarray  # [S, 3] float32 unit
-    part: np.ndarray  # [S] uint8
-    openness: np.ndarray  # [S] float32
-    ear: np.ndarray  # [S] float32
-    lash: np.ndarray  # [S] float32 cm, distance to the lid margins, at most 1
+    samples: Samples
     cell: np.ndarray  # [3, S] int32 rows of the lattice cell at a sample: its corner and the steps along a and b
     dual: np.ndarray  # [F, 2, 3] float32 1/cm: slope = (h[a] - h[corner]) * dual[0] + (h[b] - h[corner]) * dual[1]
     triangle: np.ndarray  # [S] int32
@@ -272,15 +295,14 @@ def _lattice(template: Template, detail: float) -> Lattice:
     def spread(values: np.ndarray) -> np.ndarray:
         return np.einsum("sk,sk...->s...", weights, values[index])
 
-    points, normals = spread(template.points), spread(template.normals)
-    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9)
+    points = spread(template.points)
     lash = np.ones(total, np.float32)
     near = (points[:, 2] > 6) & (np.abs(points[:, 1] - 3.4) < 2.5)
     lash[near] = np.minimum(cKDTree(template.lash_line).query(points[near], distance_upper_bound=1.0)[0], 1.0)
     edges = (corners[:, :2] - corners[:, 2:]) / np.maximum(resolution, 1)[:, None, None]
     dual = np.linalg.pinv(edges).transpose(0, 2, 1).astype(np.float32)
-    part, openness, ear = template.part[triangle], spread(template.openness), spread(template.ear)
-    return Lattice(resolution, first, points, normals, part, openness, ear, lash, cell, dual, triangle)
+    samples = Samples(points, template.part[triangle], spread(template.ear), lash)
+    return Lattice(resolution, first, samples, cell, dual, triangle)
 
 
 def _cells(n: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from davatar.capture.synthetic.eyes import paint_eye
-from davatar.capture.synthetic.noise import smoothstep
+from davatar.capture.synthetic.noise import smoothstep, unit
 from davatar.capture.synthetic.shading import shade
 from davatar.capture.synthetic.subject import Posed, Subject
 from davatar.capture.synthetic.template import CM, EYE_LEFT, GUMS, MOUTH, NECK_FADE, SKIN, TEETH
@@ -39,6 +39,12 @@ class Hits:
     barycentric: np.ndarray  # [N, 3]
     depth: np.ndarray  # [N] m along the camera's z
     ray: np.ndarray  # [N, 3] head frame, z = 1 in camera axes
+
+    def __getitem__(self, rows: slice) -> Hits:
+        return Hits(self.triangle[rows], self.barycentric[rows], self.depth[rows], self.ray[rows])
+
+
+_BLOCK = 1 << 13  # sub-rays shaded at a time, so that intermediate arrays stay in the processor's cache
 
 
 def render_view(
@@ -82,20 +88,25 @@ def film(posed: Posed, head_to_world: np.ndarray, camera: Camera, supersample: i
     # A sub-ray that strides farther than the paint samples lie apart needs no interpolation between them.
     stride = np.linalg.norm(camera.center - head_to_world[:3, 3]) / (camera.K[0, 0] * n) * CM
     coarse = stride > 0.6 * posed.subject.detail
-    look = _look(posed, hits, head_to_world[:3, :3].astype(np.float32), coarse)
+    rotation = head_to_world[:3, :3].astype(np.float32)
+    look = np.empty((len(hits.depth), 7), np.float32)
+    for start in range(0, len(look), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        look[block] = _look(posed, hits[block], rotation, coarse)
+    color, alpha = look[:, :3], look[:, 3]
 
     grid = np.ones((hit.size, 3), np.float32)
-    grid[hit.ravel()] = 1 + look.alpha[:, None] * (look.color - 1)
+    grid[hit.ravel()] = 1 + alpha[:, None] * (color - 1)
     cells = grid.reshape(rows, n, columns, n, 3).mean(axis=(1, 3))
     view.color[window] = np.clip(cells * 255 + 0.5, 0, 255).astype(np.uint8)
     opacity = np.zeros(hit.size, np.float32)
-    opacity[hit.ravel()] = look.alpha
+    opacity[hit.ravel()] = alpha
     view.alpha[window] = opacity.reshape(rows, n, columns, n).mean(axis=(1, 3))
     for name, values, empty in (
         ("depth", hits.depth, np.nan),
-        ("label", look.label, 0),
-        ("facing", look.facing, 0),
-        ("brightness", look.brightness, 0),
+        ("label", look[:, 4], 0),
+        ("facing", look[:, 5], 0),
+        ("brightness", look[:, 6], 0),
     ):
         flat = np.full(hit.size, empty, np.float32)
         flat[hit.ravel()] = values
@@ -126,17 +137,11 @@ def _trace(posed: Posed, camera: Camera, window: tuple[slice, slice], n: int) ->
     return hit.reshape(len(v), len(u)), hits
 
 
-@dataclass(frozen=True)
-class Look:
-    color: np.ndarray  # [N, 3] sRGB
-    alpha: np.ndarray  # [N]
-    label: np.ndarray  # [N]
-    facing: np.ndarray  # [N]
-    brightness: np.ndarray  # [N]
+def _look(posed: Posed, hits: Hits, rotation: np.ndarray, coarse: bool) -> np.ndarray:
+    """[N, 7] sRGB colour, alpha, label, |cosine| between ray and surface, mean albedo of every hit.
 
-
-def _look(posed: Posed, hits: Hits, rotation: np.ndarray, coarse: bool) -> Look:
-    """Colour of every hit; `rotation` [3, 3] turns head axes into studio axes; `coarse`: no paint interpolation."""
+    `rotation` [3, 3] turns head axes into studio axes; `coarse`: no interpolation between paint samples.
+    """
     subject, template = posed.subject, posed.subject.template
     part = template.part[hits.triangle]
     index = template.triangles[hits.triangle]
@@ -144,7 +149,7 @@ def _look(posed: Posed, hits: Hits, rotation: np.ndarray, coarse: bool) -> Look:
     b, attributes = hits.barycentric, posed.attributes
     mixed = b[:, :1] * attributes[index[:, 0]] + b[:, 1:2] * attributes[index[:, 1]] + b[:, 2:] * attributes[index[:, 2]]
     where, normal, place, openness = mixed[:, :3], mixed[:, 3:6], mixed[:, 6:9], mixed[:, 9]
-    to_eye = -hits.ray / np.linalg.norm(hits.ray, axis=1, keepdims=True)
+    to_eye = unit(-hits.ray)
     count = len(part)
     albedo, gloss = np.empty((count, 3), np.float32), np.ones(count, np.float32)
     cover = np.zeros(count, np.float32)
@@ -152,10 +157,10 @@ def _look(posed: Posed, hits: Hits, rotation: np.ndarray, coarse: bool) -> Look:
     values, creased = _painted(posed, hits.triangle[painted], b[painted], place[painted], coarse)
     albedo[painted], gloss[painted], cover[painted] = values[:, :3], values[:, 3], values[:, 4]
     normal[painted] -= creased
-    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-6)
+    normal = unit(normal)
     turned = np.einsum("nc,nc->n", normal, to_eye)
     normal -= np.minimum(turned - 0.02, 0)[:, None] * to_eye  # relief never shows its back
-    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-6)
+    normal = unit(normal)
 
     for side, eye in enumerate(template.eyes):
         rows = np.nonzero(part == EYE_LEFT + side)[0]
@@ -173,7 +178,7 @@ def _look(posed: Posed, hits: Hits, rotation: np.ndarray, coarse: bool) -> Look:
     color = shade(albedo, normal @ rotation.T, to_eye @ rotation.T, openness, gloss, sharpness, scatter)
     label = np.where(eye, LABEL_EYE, np.where(inside, LABEL_MOUTH, np.where(cover > 0.5, LABEL_HAIR, LABEL_SKIN)))
     alpha = smoothstep(*NECK_FADE, place[:, 1]).astype(np.float32)
-    return Look(color.astype(np.float32), alpha, label, np.abs(turned), albedo.mean(axis=1))
+    return np.column_stack([color, alpha, label, np.abs(turned), albedo @ np.full(3, 1 / 3, np.float32)])
 
 
 def _painted(
