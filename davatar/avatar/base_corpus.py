@@ -89,8 +89,9 @@ def identity_frames(settings: CorpusSettings, identity: int) -> list[HeadMaps]:
             cameras.append(
                 look_at(distance, azimuth, elevation, settings.size, settings.size, settings.size * distance / extent)
             )
-        errors = tracker_error(rng, noise) if noise else ()
-        frames += filming.instant(weights, gaze, pose, cameras, errors, key=f"{identity:03d}/{len(frames):02d}")
+        mesh = filming.mesh(weights, pose, tracker_error(rng, noise) if noise else ())
+        for camera, picture in zip(cameras, filming.pictures(weights, gaze, pose, cameras), strict=True):
+            frames.append(filming.maps(mesh, weights, camera, picture, key=f"{identity:03d}/{len(frames):02d}"))
     return frames
 
 

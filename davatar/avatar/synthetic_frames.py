@@ -6,13 +6,14 @@ stand for a tracker's errors. Metres, studio world.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from davatar.avatar.canonical import canonical_vertices
 from davatar.avatar.conditioning import HeadMaps, head_maps
-from davatar.capture.synthetic.subject import Posed, Subject
+from davatar.capture.synthetic.subject import Subject
 from davatar.capture.synthetic.view import film
 from davatar.geometry.camera import Camera
 from davatar.geometry.mesh import Mesh
@@ -56,47 +57,45 @@ class Filming:
         self.canonical = canonical_vertices(subject.template.model, subject.identity)
         self.rasterizer = EmbreeRasterizer()
 
-    def instant(
-        self,
-        weights: np.ndarray,
-        gaze: np.ndarray,
-        head_to_world: np.ndarray,
-        cameras: list[Camera],
-        errors: tuple[SmoothField, ...] = (),
-        key: str = "",
-    ) -> list[HeadMaps]:
-        """One instant from several cameras.
+    def mesh(self, weights: np.ndarray, head_to_world: np.ndarray, errors: Sequence[SmoothField] = ()) -> Mesh:
+        """What a tracker delivers: world metres, canonical coordinates.
 
         Args:
-            weights: [53] expression weights, also what the avatar is told.
-            gaze: [2] rad.
+            weights: [53] expression weights.
             head_to_world: [4, 4] rigid.
-            errors: displacements of the tracked mesh; the pictures stay true.
+            errors: displacements of the mesh, in the head's frame.
         """
-        posed: Posed = self.subject.pose(weights, gaze)
         exact = self.subject.condition_mesh(weights)
         vertices = exact.vertices + sum(field.at(exact.vertices) for field in errors)
         world = vertices @ head_to_world[:3, :3].T + head_to_world[:3, 3]
-        mesh = Mesh(world, exact.triangles, self.canonical)
-        frames = []
-        for number, camera in enumerate(cameras):
-            camera = camera.resized(self.size, self.size)
-            maps = self.rasterizer.rasterize(mesh, camera, subpixels=self.supersample)
-            frames.append(
-                head_maps(
-                    canonical=maps.canonical,
-                    normal=maps.normal,
-                    depth=maps.depth,
-                    mask=maps.mask,
-                    coverage=maps.coverage,
-                    expression=weights,
-                    world_to_camera=camera.world_to_camera[:3, :3],
-                    world_to_reference=self.reference.world_to_camera[:3, :3],
-                    image=film(posed, head_to_world, camera, self.supersample).color,
-                    key=f"{key}/{number:02d}",
-                )
-            )
-        return frames
+        return Mesh(world, exact.triangles, self.canonical)
+
+    def pictures(
+        self, weights: np.ndarray, gaze: np.ndarray, head_to_world: np.ndarray, cameras: Sequence[Camera]
+    ) -> list[np.ndarray]:
+        """[H, W, 3] uint8 on white, one per camera."""
+        posed = self.subject.pose(weights, gaze)
+        square = [camera.resized(self.size, self.size) for camera in cameras]
+        return [film(posed, head_to_world, camera, self.supersample).color for camera in square]
+
+    def maps(
+        self, mesh: Mesh, weights: np.ndarray, camera: Camera, picture: np.ndarray | None = None, key: str = ""
+    ) -> HeadMaps:
+        """One frame as the avatar sees it; `weights` [53] is what it is told."""
+        camera = camera.resized(self.size, self.size)
+        maps = self.rasterizer.rasterize(mesh, camera, subpixels=self.supersample)
+        return head_maps(
+            canonical=maps.canonical,
+            normal=maps.normal,
+            depth=maps.depth,
+            mask=maps.mask,
+            coverage=maps.coverage,
+            expression=weights,
+            world_to_camera=camera.world_to_camera[:3, :3],
+            world_to_reference=self.reference.world_to_camera[:3, :3],
+            image=picture,
+            key=key,
+        )
 
 
 def stack_frames(frames: list[HeadMaps]) -> dict[str, np.ndarray]:

@@ -5,6 +5,7 @@
         cameras.json                          participant -> sequence -> serial -> camera after the crop
         journal.jsonl                         finished time steps: a killed run goes on there
         001/<SEQ>/expression.npz              timesteps [T], codes [T, De], weights [T, 53], head_to_world [T, 4, 4]
+        001/<SEQ>/track.npz                   the whole track, so that an avatar can be posed anew; settings.geometry
         001/<SEQ>/cam_<serial>/{uv,normals,depths,mask,uv_ambient,coverage,images,alpha}/frame_00000.png
 
 One item is one time step with all its cameras. Nothing in the files depends on when or how often the run was
@@ -36,7 +37,7 @@ from davatar.dataset.layout import DataConfig, MeshConfig, SampleKey, Stats, cha
 from davatar.dataset.settings import RasterSettings
 from davatar.geometry.camera import Camera
 from davatar.geometry.mesh import Mesh
-from davatar.headmodel.track import Track, load_track
+from davatar.headmodel.track import Track, load_track, save_track
 from davatar.raster.maps import Rasterizer
 
 LOST = 2  # Track.flag from here on: the pose is not measured
@@ -52,6 +53,7 @@ class Recording:
     track: Track
     meshes: MeshSource  # row of `track` -> mesh in world metres, canonical [V, 3 or 5] in head-model units
     content: str  # hash of track and geometry: a changed one is rasterised again
+    geometry: str = "exact"  # neural, linear, or exact: where the meshes come from
 
 
 def tracked(
@@ -76,7 +78,7 @@ def tracked(
         )
     meshes = neural_meshes(track, folder) if geometry == "neural" else linear_meshes(track)
     content = hash_value([hash_path(folder / "track.npz"), geometry])
-    return Recording(participant, safe_name(sequence or capture.name), capture, track, meshes, content)
+    return Recording(participant, safe_name(sequence or capture.name), capture, track, meshes, content, geometry)
 
 
 def rasterize_tracks(
@@ -275,6 +277,8 @@ def _write_expression(out: Path, recording: Recording, timesteps: list[int]) -> 
             weights=track.morphable_expression[rows].astype(np.float32),
             head_to_world=np.array([track.head_to_world(row) for row in rows]).reshape(-1, 4, 4),
         )
+    told = dataclasses.replace(track, settings={**track.settings, "geometry": recording.geometry})
+    save_track(sequence_folder(out, recording.participant, recording.sequence) / "track.npz", told)
 
 
 def _camera_file(cameras: dict) -> dict:
