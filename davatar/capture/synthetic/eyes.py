@@ -14,7 +14,6 @@ from davatar.capture.synthetic.noise import bump, noise, smoothstep
 from davatar.capture.synthetic.template import CM, EYE_LEFT, EYE_RIGHT, SKIN, Eye, Template
 from davatar.capture.synthetic.traits import Traits
 
-
 CORNEA = 0.4
 CLEARANCE = 0.0003  # m between eyeball and closed lid
 
@@ -27,7 +26,8 @@ def gaze_rotation(gaze: np.ndarray) -> np.ndarray:
 
 def eye_center(template: Template, eye: Eye, vertices: np.ndarray) -> np.ndarray:
     """[3] m, where the eyeball's centre is when the head's vertices [V, 3] m are these."""
-    return vertices[eye.vertices].mean(axis=0) + (eye.center - template.points[eye.vertices].mean(axis=0)) / np.float32(CM)
+    offset = (eye.center - template.points[eye.vertices].mean(axis=0)) / np.float32(CM)
+    return vertices[eye.vertices].mean(axis=0) + offset
 
 
 def fit_eyes(template: Template, neutral: np.ndarray) -> None:
@@ -46,8 +46,8 @@ def fit_eyes(template: Template, neutral: np.ndarray) -> None:
         flat = np.where(length > ball, ball + CORNEA * (length - ball), length)
         neutral[eye.vertices] = center + arm / length * flat
         closed = neutral + expression[names.index(f"eyeBlink_{side}")]
-        lid, front = (_front(vertices, template.triangles[template.part == part], center)
-                      for vertices, part in ((closed, SKIN), (neutral, EYE_LEFT if side == "L" else EYE_RIGHT)))  # fmt: skip
+        lid = _front(closed, template.triangles[template.part == SKIN], center)
+        front = _front(neutral, template.triangles[template.part == (EYE_LEFT if side == "L" else EYE_RIGHT)], center)
         through = (front - lid)[np.isfinite(front) & np.isfinite(lid)]
         if len(through):
             neutral[eye.vertices, 2] -= np.clip(np.percentile(through, 98) + CLEARANCE, 0, 0.004)

@@ -39,7 +39,8 @@ def streaks(points: np.ndarray, traits: Traits, per_cm: float) -> np.ndarray:
     axis = (whorl - center) / np.linalg.norm(whorl - center)
     side = np.cross([0, 0, 1.0], axis)
     side /= np.linalg.norm(side)
-    along, a, b = ((points - center.astype(np.float32)) @ np.stack([axis, side, np.cross(axis, side)], -1).astype("f4")).T
+    frame = np.stack([axis, side, np.cross(axis, side)]).astype(np.float32)
+    along, a, b = frame @ (points - center.astype(np.float32)).T
     ring = np.sqrt(a * a + b * b) + np.float32(1e-6)
     bend = 0.10 * smooth_noise(points, 0.35, traits.offset + 71)
     cosine, sine = (a - b * bend) / ring, (b + a * bend) / ring  # the direction around the whorl, bent a little

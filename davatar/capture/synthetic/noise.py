@@ -59,7 +59,8 @@ def _voxel(i: np.ndarray, j: np.ndarray, k: np.ndarray) -> np.ndarray:
 def fractal(points: np.ndarray, cells_per_cm: tuple[float, ...], offset: np.ndarray, fall: float = 0.6) -> np.ndarray:
     """Sum of octaves, each `fall` times as strong as the one before; standard deviation about 1."""
     gains = fall ** np.arange(len(cells_per_cm))
-    total = sum(g * noise(points, f, offset + 17.3 * k) for k, (g, f) in enumerate(zip(gains, cells_per_cm, strict=True)))
+    octaves = enumerate(zip(gains, cells_per_cm, strict=True))
+    total = sum(gain * noise(points, cells, offset + 17.3 * k) for k, (gain, cells) in octaves)
     return total / np.float32(np.sqrt(np.square(gains).sum()))
 
 

@@ -179,7 +179,8 @@ def _paint_block(
         cover = beard[on_beard] * traits.beard_density * (0.16 + 0.5 * dots)
         beard[on_beard] = 0.2 * cover
     else:
-        thin = 2.6 * (1 - beard[on_beard]) + 1.2 * (1 - traits.beard_density)  # skin shows between strands at the border
+        # Skin shows between the strands at the border.
+        thin = 2.6 * (1 - beard[on_beard]) + 1.2 * (1 - traits.beard_density)
         cover = beard[on_beard] * smoothstep(-1.0, 0.2, strand + 2.4 - 1.6 * thin)
         beard[on_beard] = cover
     tone = 0.85 * traits.hair * np.exp(0.28 * strand)[:, None]
@@ -192,5 +193,6 @@ def _paint_block(
     hidden = (1 - cover) * outer
     values = np.empty((len(p), 13), np.float32)
     values[:, :3], values[:, 3], values[:, 4:7] = albedo, gloss * (1 - 0.45 * cover), 0
-    values[:, 7], values[:, 8:11], values[:, 11], values[:, 12] = crease * hidden, crease_slope * hidden[:, None], flush, cover
+    values[:, 7], values[:, 8:11] = crease * hidden, crease_slope * hidden[:, None]
+    values[:, 11], values[:, 12] = flush, cover
     return values, height, group

@@ -175,7 +175,9 @@ def _eye(points: np.ndarray, triangles: np.ndarray) -> Eye:
     return Eye(shell, center.astype(np.float32), radius, (axis / np.linalg.norm(axis)).astype(np.float32))
 
 
-def _openness(points: np.ndarray, normals: np.ndarray, triangles: np.ndarray, wanted: np.ndarray, rays: int = 32) -> np.ndarray:
+def _openness(
+    points: np.ndarray, normals: np.ndarray, triangles: np.ndarray, wanted: np.ndarray, rays: int = 32
+) -> np.ndarray:
     scene = EmbreeScene(robust=True)
     TriangleMesh(scene, points, triangles)
     k = np.arange(rays) + 0.5

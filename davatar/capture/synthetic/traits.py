@@ -30,7 +30,9 @@ HAIR = np.stack(
         linear(150, 146, 142),
     ]
 )
-IRIS = np.stack([linear(84, 54, 34), linear(52, 34, 24), linear(110, 124, 84), linear(98, 132, 158), linear(140, 150, 156)])
+IRIS = np.stack(
+    [linear(84, 54, 34), linear(52, 34, 24), linear(110, 124, 84), linear(98, 132, 158), linear(140, 150, 156)]
+)
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ def sample_traits(rng: np.random.Generator) -> Traits:
     dark_hair = rng.random() < 0.25 + 0.75 * melanin
     hair = HAIR[rng.choice(2 if dark_hair else len(HAIR))] * rng.uniform(0.85, 1.2)
     masculine = rng.random() < 0.6
-    beard = str(rng.choice(["none", "stubble", "moustache", "goatee", "full"], p=[0.3, 0.3, 0.1, 0.12, 0.18])) if masculine else "none"
+    beard = str(rng.choice(["none", "stubble", "moustache", "goatee", "full"], p=[0.3, 0.3, 0.1, 0.12, 0.18]))
+    beard = beard if masculine else "none"
     lips = skin * np.array([0.86, 0.52, 0.55]) * rng.uniform(0.85, 1.1)
     if not masculine:
         painted = np.stack([linear(168, 52, 56), linear(190, 84, 92), linear(150, 70, 70)])[rng.integers(3)]

@@ -15,7 +15,7 @@ from davatar.capture.synthetic.eyes import paint_eye
 from davatar.capture.synthetic.noise import smoothstep, unit
 from davatar.capture.synthetic.shading import shade
 from davatar.capture.synthetic.subject import Posed, Subject
-from davatar.capture.synthetic.template import CM, EYE_LEFT, GUMS, MOUTH, NECK_FADE, SKIN, TEETH
+from davatar.capture.synthetic.template import CM, EYE_LEFT, GUMS, MOUTH, NECK_FADE, TEETH
 from davatar.geometry.camera import Camera
 
 BACKGROUND, LABEL_SKIN, LABEL_HAIR, LABEL_EYE, LABEL_MOUTH = 0, 1, 2, 5, 6  # classes of the simulated recordings
@@ -147,7 +147,8 @@ def _look(posed: Posed, hits: Hits, rotation: np.ndarray, coarse: bool) -> np.nd
     index = template.triangles[hits.triangle]
 
     b, attributes = hits.barycentric, posed.attributes
-    mixed = b[:, :1] * attributes[index[:, 0]] + b[:, 1:2] * attributes[index[:, 1]] + b[:, 2:] * attributes[index[:, 2]]
+    first, second, third = (attributes[index[:, k]] for k in range(3))
+    mixed = b[:, :1] * first + b[:, 1:2] * second + b[:, 2:] * third
     where, normal, place, openness = mixed[:, :3], mixed[:, 3:6], mixed[:, 6:9], mixed[:, 9]
     to_eye = unit(-hits.ray)
     count = len(part)
@@ -211,7 +212,8 @@ def _under_lid(where: np.ndarray, landmarks: np.ndarray, side: int) -> np.ndarra
     top, low = landmarks[upper], landmarks[lower]
     below = (np.interp(where[:, 0], top[:, 0], top[:, 1]) - where[:, 1]) * CM
     above = (where[:, 1] - np.interp(where[:, 0], low[:, 0], low[:, 1])) * CM
-    return (0.30 + 0.55 * smoothstep(-0.05, 0.38, below) * (0.6 + 0.4 * smoothstep(-0.05, 0.15, above))).astype(np.float32)
+    light = smoothstep(-0.05, 0.38, below) * (0.6 + 0.4 * smoothstep(-0.05, 0.15, above))
+    return (0.30 + 0.55 * light).astype(np.float32)
 
 
 def _in_mouth(where: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
