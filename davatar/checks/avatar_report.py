@@ -1,4 +1,4 @@
-"""What a report shows of an avatar's evaluation: the table beside the baselines, frames with error maps, curves, a film.
+"""What a report shows of an evaluation: the table beside the baselines, frames with error maps, curves, a film.
 
 Reads the evaluation's own files; `davatar eval` makes a page of it, the demo a chapter.
 """
@@ -89,8 +89,8 @@ def frame_sheet(keys: Sequence[SampleKey], data: RenderingData, folder: Evaluati
         )
     return Picture.image(
         stack(rows),
-        "Held-out frames spread over the clips; the last row is the avatar's worst frame by PSNR. Error: sum of the three "
-        "channels' differences, dark blue = none, red = 1 or more.",
+        "Held-out frames spread over the clips; the last row is the avatar's worst frame by PSNR. Error: sum of the "
+        "three channels' differences, dark blue = none, red = 1 or more.",
         labels=("truth", "avatar", "error", "nearest training frame", "error"),
     )
 
@@ -139,8 +139,9 @@ def evaluation_section(
         notes.append(f"{document['dropped_frames']} frames without a photograph were left out.")
     return Section(
         title=title,
-        text="The avatar paints frames that it never saw, from the tracked head alone. Two baselines show what the numbers "
-        "are worth: the mean of all training pictures, and the training picture nearest in head pose and expression.",
+        text="The avatar paints frames that it never saw, from the tracked head alone. Two baselines show what the "
+        "numbers are worth: the mean of all training pictures, and the training picture nearest in head pose and "
+        "expression.",
         command=command,
         tables=(metric_table(document), *clip_table(own)),
         pictures=(sheet,),
