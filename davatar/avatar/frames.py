@@ -13,11 +13,20 @@ from typing import Literal
 import numpy as np
 
 from davatar.avatar.conditioning import HeadMaps, head_maps
+from davatar.capture.frame import Frame
 from davatar.core.errors import DataError
 from davatar.core.progress import Progress, silent
+from davatar.dataset.channels import decode
+from davatar.dataset.crop import Crop
+from davatar.dataset.framing import Framing, photograph
+from davatar.dataset.geometry import cut_neck
 from davatar.dataset.layout import SampleKey
-from davatar.dataset.quantisers import denormalise_canonical
+from davatar.dataset.quantisers import camera_depth, denormalise_canonical
 from davatar.dataset.rendering_data import RenderingData, Sample
+from davatar.dataset.settings import RasterSettings
+from davatar.geometry.camera import Camera
+from davatar.geometry.mesh import Mesh
+from davatar.raster.maps import Rasterizer
 
 
 class Frames(Sequence[HeadMaps]):
@@ -93,6 +102,35 @@ def sample_maps(sample: Sample, reference: np.ndarray, resolution: int, told: Li
         key=name,
     )
     return shrink(maps, size // resolution)
+
+
+def mesh_maps(
+    mesh: Mesh, camera: Camera, rasterizer: Rasterizer, rays: int, expression: np.ndarray, reference: np.ndarray
+) -> HeadMaps:
+    """A frame without a photograph, from a mesh in world metres; what the data set's own frames went through.
+
+    Args:
+        camera: square, at the avatar's resolution.
+        rays: coverage rays per pixel and side.
+        expression: what the avatar is told.
+        reference: see `reference_rotation`.
+    """
+    settings = RasterSettings(size=camera.width, subpixels=rays)
+    view = Framing(camera, Crop(0, 0, camera.width, camera.height), camera)
+    codes = photograph(cut_neck(mesh), Frame(0, 0.0, camera), view, rasterizer, settings)
+    found = {name: decode(name, values) for name, values in codes.items()}
+    mask = found["mask"][..., None]
+    return head_maps(
+        canonical=denormalise_canonical(found["uv"]) * mask,
+        normal=found["normals"],
+        depth=np.where(found["mask"], camera_depth(found["depths"]), 0),
+        mask=found["mask"],
+        coverage=found["coverage"],
+        expression=expression,
+        world_to_camera=camera.world_to_camera[:3, :3],
+        world_to_reference=reference,
+        ambient=denormalise_canonical(found["uv_ambient"], first=3) * mask,
+    )
 
 
 def shrink(maps: HeadMaps, factor: int) -> HeadMaps:
