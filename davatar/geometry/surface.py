@@ -2,7 +2,7 @@
 
 A grid is searched coarse to fine for cells that may hold the surface; on the finest grid the search
 then follows the surface from cell to cell until every cell it crosses is known. The result is the
-dense grid's mesh without its queries, up to specks smaller than two cells. The field is negative
+dense grid's mesh without its queries, up to specks smaller than four cells. The field is negative
 inside; triangles come out counter-clockwise seen from outside (spec dphm 2). Frame and unit are
 those of the box.
 """
@@ -17,7 +17,8 @@ from davatar.core.errors import DataError
 
 Field = Callable[[np.ndarray], np.ndarray]  # [N, 3] points -> [N] signed distances
 _CORNERS = np.array([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)])
-_STRIDES = (8, 4, 2)
+_EDGES = np.array([(a, b) for a in range(8) for b in range(a + 1, 8) if np.abs(_CORNERS[a] - _CORNERS[b]).sum() == 1])
+_STRIDES = (8, 4)
 
 
 class _Samples:
@@ -28,11 +29,19 @@ class _Samples:
         self.axes = [np.linspace(box[0, c], box[1, c], resolution) for c in range(3)]
         self.shape = (resolution,) * 3
         self.values = np.full(self.shape, np.nan, np.float32)
+        self.marks = np.zeros(resolution**3, bool)
+
+    def distinct(self, index: np.ndarray) -> np.ndarray:
+        """Each of the lattice points [N, 3] once (marking a dense grid is faster than sorting)."""
+        self.marks[np.ravel_multi_index(tuple(index.T), self.shape)] = True
+        flat = np.flatnonzero(self.marks)
+        self.marks[flat] = False
+        return np.stack(np.unravel_index(flat, self.shape), axis=1)
 
     def evaluate(self, index: np.ndarray) -> np.ndarray:
         """Ask for lattice points [N, 3]; returns those [M, 3] that were new."""
-        flat = np.unique(np.ravel_multi_index(index.T, self.shape))
-        flat = flat[np.isnan(self.values.reshape(-1)[flat])]
+        index = index[np.isnan(self.values[tuple(index.T)])]
+        flat = np.ravel_multi_index(tuple(self.distinct(index).T), self.shape)
         for start in range(0, len(flat), self.max_queries):
             part = flat[start : start + self.max_queries]
             place = np.unravel_index(part, self.shape)
@@ -42,6 +51,10 @@ class _Samples:
                 raise DataError("the field is not finite everywhere in the box", mend="check the codes")
             self.values.reshape(-1)[part] = found
         return np.stack(np.unravel_index(flat, self.shape), axis=1)
+
+    def inside(self, index: np.ndarray) -> np.ndarray:
+        """[N] bool at evaluated lattice points [N, 3]."""
+        return self.values[tuple(index.T)] < 0
 
     def corners(self, cells: np.ndarray, stride: int) -> np.ndarray:
         """Values [N, 8] at the corners of cells [N, 3] of edge `stride`; NaN where unknown."""
@@ -59,26 +72,32 @@ def _corner_points(cells: np.ndarray, stride: int, resolution: int) -> np.ndarra
 
 
 def _search(samples: _Samples, steps: np.ndarray, lipschitz: float) -> np.ndarray:
-    """Coarse to fine: lattice cells of edge 1 that may hold the surface [N, 3].
+    """Coarse to fine: lattice cells of edge 1 [N, 3] that touch every piece of the surface larger than a coarse cell.
 
-    A cell is refined if the smallest value at its corners is within reach of the surface: half its
-    diagonal times the field's steepness. The last refinement asks for a change of sign only; what
-    it misses is connected to what it finds, or smaller than two cells.
+    A coarse cell is refined if the smallest value at its corners is within reach of the surface:
+    half its diagonal times the field's steepness. Then edges whose ends differ in sign are halved
+    until they have length 1; `_follow` finds the rest.
     """
     count = samples.resolution
-    stride = _STRIDES[0]
-    axis = np.arange(0, count - 1, stride)
+    coarse, fine = _STRIDES
+    axis = np.arange(0, count - 1, coarse)
     cells = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
-    for stride in _STRIDES:
-        samples.evaluate(_corner_points(cells, stride, count))
-        corners = samples.corners(cells, stride)
-        active = _mixed(corners)
-        if stride > _STRIDES[-1]:
-            active |= np.abs(corners).min(axis=1) <= lipschitz * 0.5 * stride * np.linalg.norm(steps)
-        half = stride // 2
-        cells = (cells[active][:, None] + half * _CORNERS).reshape(-1, 3)
-        cells = cells[(cells < count - 1).all(axis=1)]
-    return cells
+    samples.evaluate(_corner_points(cells, coarse, count))
+    near = np.abs(samples.corners(cells, coarse)).min(axis=1) <= lipschitz * 0.5 * coarse * np.linalg.norm(steps)
+    near |= _mixed(samples.corners(cells, coarse))
+    cells = (cells[near][:, None] + fine * _CORNERS).reshape(-1, 3)
+    cells = cells[(cells < count - 1).all(axis=1)]
+    samples.evaluate(_corner_points(cells, fine, count))
+    corners = np.minimum(cells[:, None] + fine * _CORNERS, count - 1)
+    low, high = (corners[:, _EDGES[:, side]].reshape(-1, 3) for side in (0, 1))
+    while True:
+        differ = samples.inside(low) != samples.inside(high)
+        low, high = low[differ], high[differ]
+        if len(low) == 0 or (high - low).sum(axis=1).max() <= 1:
+            return low[(low < count - 1).all(axis=1)]
+        middle = (low + high) // 2
+        samples.evaluate(middle)
+        low, high = np.concatenate([low, middle]), np.concatenate([middle, high])
 
 
 def _follow(samples: _Samples, cells: np.ndarray) -> np.ndarray:
@@ -87,14 +106,12 @@ def _follow(samples: _Samples, cells: np.ndarray) -> np.ndarray:
     while len(cells):
         fresh = samples.evaluate(_corner_points(cells, 1, count))
         around = np.concatenate([(fresh[:, None] - _CORNERS).reshape(-1, 3), cells])
-        around = around[((around >= 0) & (around < count - 1)).all(axis=1)]
-        flat = np.unique(np.ravel_multi_index(around.T, samples.shape))
-        cells = np.stack(np.unravel_index(flat, samples.shape), axis=1)
+        cells = samples.distinct(around[((around >= 0) & (around < count - 1)).all(axis=1)])
         corners = samples.corners(cells, 1)
         mixed, partly = _mixed(corners), np.isnan(corners).any(axis=1)
         crossed.append(cells[mixed & ~partly])
         cells = cells[mixed & partly]
-    return np.unique(np.concatenate(crossed), axis=0)
+    return samples.distinct(np.concatenate(crossed))
 
 
 def largest_component(vertices: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -147,7 +164,7 @@ def extract_surface(
     if previous is not None:
         near = np.floor((previous - box[0]) / steps).astype(int)
         near = near[((near >= 0) & (near < resolution - 1)).all(axis=1)]
-        cells = _follow(samples, np.unique(near, axis=0))
+        cells = _follow(samples, samples.distinct(near))
     if len(cells) == 0:
         cells = _follow(samples, _search(samples, steps, lipschitz))
     if len(cells) == 0:

@@ -163,7 +163,7 @@ class HeadModel:
         expression: Tensor,
         resolution: int = 128,
         previous: Mesh | None = None,
-        max_queries: int = 16384,
+        max_queries: int = 4096,
         keep_components: bool = False,
     ) -> Mesh:
         """The head's surface, head-model units, with canonical coordinates per vertex.
@@ -172,7 +172,7 @@ class HeadModel:
             identity, expression: codes [Di], [De].
             resolution: samples per axis of the box `GRID`, ends included.
             previous: last frame's mesh: the search follows the surface from there, which asks fewer points.
-            max_queries: points per network call; bounds memory.
+            max_queries: points per network call; bounds memory, and 4096 fit the processor's cache.
             keep_components: keep specks that float beside the head (they are dropped by default).
 
         Raises:

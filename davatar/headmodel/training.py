@@ -61,9 +61,9 @@ class TrainingSettings:
             activation="silu",
         )
     )
-    identity: StageSettings = StageSettings(13000, 4e-3, 2e-4, 2400)
-    deformation: StageSettings = StageSettings(8000, 3e-3, 3e-4, 1400)
-    joint: StageSettings = StageSettings(13000, 8e-4, 5e-6, 3200)
+    identity: StageSettings = StageSettings(7500, 4e-3, 2e-4, 1600)
+    deformation: StageSettings = StageSettings(4500, 3e-3, 3e-4, 1000)
+    joint: StageSettings = StageSettings(7000, 8e-4, 5e-6, 2000)
     heads: int = 32  # heads per batch
     pairs: int = 22  # pairs per head and batch; each is two queries
     wide: int = 20  # wide points per head and batch
