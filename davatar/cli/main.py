@@ -17,6 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from davatar import __version__
 from davatar.cli import console
+from davatar.cli import data as data_group
 from davatar.cli import doctor as doctor_command
 from davatar.cli import paths as paths_command
 from davatar.cli import plugins as plugins_group
@@ -141,6 +142,7 @@ def options(
 
 app.command("paths")(paths_command.command)
 app.command("doctor")(doctor_command.command)
+app.add_typer(data_group.app, name="data")
 app.add_typer(runs_group.app, name="runs")
 app.add_typer(plugins_group.app, name="plugins")
 app.add_typer(prior_group.app, name="prior")

@@ -202,6 +202,20 @@ def claim_version(root: Path, name: str | None) -> Path:
         return folder
 
 
+def summary(folder: Path) -> dict[str, Any]:
+    """One line of a list; a data set that is damaged or unfinished says so under `state`."""
+    row: dict[str, Any] = {"name": folder.name, "participants": None, "sequences": None, "cameras": None}
+    row |= {"pictures": None, "state": "whole", "folder": str(folder)}
+    try:
+        config = read_config(folder)
+        row["participants"] = " ".join(str(pid) for pid in dict.fromkeys(pid for pid, _ in config.sequences))
+        row["sequences"], row["cameras"] = len(config.sequences), len(config.serials)
+        row["pictures"] = read_stats(folder).total_n_frames
+    except DataError as error:
+        row["state"] = error.message
+    return row
+
+
 def safe_name(text: str) -> str:
     """A name that is one path component on every system."""
     return _SAFE.sub("-", text).strip("-.") or "unnamed"

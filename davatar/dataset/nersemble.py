@@ -42,6 +42,10 @@ class RawParticipant:
         folder = self.folder / "calibration"
         return read_json(folder / "config.json"), read_json(folder / "calibration_result.json")["params_result"]
 
+    @property
+    def serials(self) -> list[str]:
+        return list(self._calibration[0]["serials"])
+
     def camera(self, serial: str, downscale: int = 2) -> Camera:
         """
         Raises:

@@ -33,7 +33,17 @@ from davatar.core.lock import exclusive
 from davatar.core.progress import Progress, silent
 from davatar.dataset import channels, framing
 from davatar.dataset.geometry import MeshSource, cut_neck, linear_meshes, neural_meshes
-from davatar.dataset.layout import DataConfig, MeshConfig, SampleKey, Stats, channel_path, safe_name, sequence_folder
+from davatar.dataset.layout import (
+    DataConfig,
+    MeshConfig,
+    SampleKey,
+    Stats,
+    channel_path,
+    claim_version,
+    safe_name,
+    sequence_folder,
+    versions,
+)
 from davatar.dataset.settings import RasterSettings
 from davatar.geometry.camera import Camera
 from davatar.geometry.mesh import Mesh
@@ -49,7 +59,7 @@ class Recording:
 
     participant: int
     sequence: str
-    capture: Capture  # provenance["background"] == "white" says that its colours are on white already
+    capture: Capture  # "background": "white" in its provenance or meta.json: its colours are on white already
     track: Track
     meshes: MeshSource  # row of `track` -> mesh in world metres, canonical [V, 3 or 5] in head-model units
     content: str  # hash of track and geometry: a changed one is rasterised again
@@ -132,6 +142,26 @@ def rasterize_tracks(
         write_json(out / "cameras.json", _camera_file(cameras))
         write_json(out / "stats.json", dataclasses.asdict(Stats.of(timesteps, len(serials))))
     return out
+
+
+@dataclass(frozen=True)
+class Estimate:
+    steps: int
+    views: int
+    bytes: int
+
+
+def estimate(recordings: Sequence[Recording], settings: RasterSettings) -> Estimate:
+    """What a run would write; about 4 bytes per pixel and picture were measured on heads that fill the square."""
+    _check(recordings)
+    steps, views = sum(len(_rows(r, settings)) for r in recordings), len(_serials(recordings, settings))
+    return Estimate(steps, views, 4 * steps * views * settings.size**2)
+
+
+def place(root: Path, recordings: Sequence[Recording], settings: RasterSettings, name: str) -> Path:
+    """The version below `root` that already is, or was begun as, this data set; else a new version's folder."""
+    same = [folder for folder in versions(root) if is_unfinished(folder, recordings, settings) is not None]
+    return same[-1] if same else claim_version(root, name)
 
 
 def describe(recordings: Sequence[Recording], settings: RasterSettings) -> dict:
@@ -250,7 +280,7 @@ def _step(
         progress.warn(f"{item} is left out: {error}")
         return False
     mesh = _cut(mesh, settings)
-    on_white = recording.capture.provenance.get("background") == "white"
+    on_white = _on_white(recording.capture)
     for serial, frame in frames.items():
         key = SampleKey(recording.participant, recording.sequence, timestep, serial)
         pictures = framing.photograph(mesh, frame, views[serial], rasterizer, settings, on_white=on_white)
@@ -258,6 +288,11 @@ def _step(
             write_bytes(channel_path(out, key, channel), channels.png_bytes(codes))
     journal.mark(item, recording.content)
     return True
+
+
+def _on_white(capture: Capture) -> bool:
+    said = capture.provenance.get("meta", {}) | capture.provenance
+    return said.get("background") == "white"
 
 
 def _cut(mesh: Mesh, settings: RasterSettings) -> Mesh:
