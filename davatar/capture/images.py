@@ -32,8 +32,8 @@ def read_depth(path: Path, depth_scale: float, size: tuple[int, int]) -> np.ndar
     """
     image = _decode(path, cv2.IMREAD_UNCHANGED)
     if image.dtype != np.uint16 or image.ndim != 2:
-        found = f"{8 * image.dtype.itemsize}-bit with {1 if image.ndim == 2 else image.shape[2]} channel(s)"
-        raise DataError(f"is {found}, depth must be 16-bit with one", file=path, mend="export depth as 16-bit PNG")
+        found = f"{8 * image.dtype.itemsize}-bit with {1 if image.ndim == 2 else image.shape[2]}"
+        raise DataError(f"is {found} channel(s), expected 16-bit with 1", file=path, mend="export depth as 16-bit PNG")
     _check_size(path, image, size)
     return np.where(image > 0, image / np.float32(depth_scale), np.float32(np.nan))
 

@@ -24,6 +24,11 @@ class Rig:
     def __len__(self) -> int:
         return len(self.cameras)
 
+    def joined(self, other: Rig) -> Rig:
+        """Both rigs at once; this one's first camera stays first, the other's cameras are renumbered."""
+        cameras = self.cameras + other.cameras
+        return Rig(cameras, tuple(f"{k:02d}" for k in range(len(cameras))))
+
     @staticmethod
     def single(distance: float = 0.6, *, yaw: float = 0.0, pitch: float = 0.0, width: int = 640, height: int = 576,
                focal: float = 504.3) -> Rig:  # fmt: skip

@@ -29,6 +29,9 @@ class View:
     label: np.ndarray  # [H, W] uint8: 0 background, 1 skin, 2 hair, 5 eye, 6 mouth interior
     facing: np.ndarray  # [H, W] float32 cosine between ray and surface normal, 0 = nothing there
     brightness: np.ndarray  # [H, W] float32 0..1 mean albedo at the pixel centre
+    returned: np.ndarray  # [H, W] float32 m, depth averaged over the sub-rays by the light they return, NaN = none
+    spread: np.ndarray  # [H, W] float32 m, standard deviation of that average: large where a pixel mixes surfaces
+    share: np.ndarray  # [H, W] float32 0..1, share of the sub-rays that hit
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,9 @@ def film(posed: Posed, head_to_world: np.ndarray, camera: Camera, supersample: i
         label=np.zeros(size, np.uint8),
         facing=np.zeros(size, np.float32),
         brightness=np.zeros(size, np.float32),
+        returned=np.full(size, np.nan, np.float32),
+        spread=np.zeros(size, np.float32),
+        share=np.zeros(size, np.float32),
     )
     head_to_world = np.asarray(head_to_world, np.float64)
     in_head = camera.moved(camera.world_to_camera @ head_to_world)
@@ -111,7 +117,27 @@ def film(posed: Posed, head_to_world: np.ndarray, camera: Camera, supersample: i
         flat = np.full(hit.size, empty, np.float32)
         flat[hit.ravel()] = values
         getattr(view, name)[window] = flat.reshape(rows, n, columns, n)[:, n // 2, :, n // 2]
+    _mix(view, window, hit, hits.depth, look[:, 5] * look[:, 6])
     return view
+
+
+def _mix(view: View, window: tuple[slice, slice], hit: np.ndarray, depth: np.ndarray, light: np.ndarray) -> None:
+    """Fills `returned`, `spread` and `share` from the sub-rays."""
+    size = view.depth[window].shape
+    n = hit.shape[0] // size[0]
+
+    def total(values: np.ndarray) -> np.ndarray:
+        flat = np.zeros(hit.size)
+        flat[hit.ravel()] = values
+        return flat.reshape(size[0], n, size[1], n).sum(axis=(1, 3))
+
+    weight = total(light)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = total(light * depth.astype(np.float64)) / weight
+        variance = total(light * np.square(depth.astype(np.float64))) / weight - np.square(mean)
+    view.returned[window] = mean
+    view.spread[window] = np.sqrt(np.maximum(np.nan_to_num(variance), 0))
+    view.share[window] = total(np.ones(len(depth))) / n**2
 
 
 def _window(posed: Posed, camera: Camera) -> tuple[slice, slice] | None:
