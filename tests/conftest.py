@@ -83,11 +83,10 @@ def cli_process() -> Callable[..., subprocess.Popen[str]]:
 
     def start(*words: object, module: str = "davatar") -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-m", module, *map(str, words)],
+            [sys.executable, "-P", "-m", module, *map(str, words)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            cwd=ROOT,
         )
         started.append(process)
         return process
