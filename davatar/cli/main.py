@@ -16,17 +16,23 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from davatar import __version__
+from davatar.cli import avatar as avatar_group
 from davatar.cli import console
 from davatar.cli import data as data_group
 from davatar.cli import doctor as doctor_command
+from davatar.cli import eval as eval_command
 from davatar.cli import paths as paths_command
 from davatar.cli import plugins as plugins_group
 from davatar.cli import prior as prior_group
+from davatar.cli import render as render_command
 from davatar.cli import runs as runs_group
+from davatar.cli import track as track_command
 from davatar.core import paths, plugins
 from davatar.core.errors import Interrupted, UsageError
 from davatar.core.interrupt import RESUME
 
+# Commands in the order in which a newcomer meets them.
+CHAIN = ["demo", "track", "avatar", "render", "eval", "data", "prior", "runs", "plugins", "paths", "doctor"]
 ANYWHERE = ("--quiet", "-q", "--json", "--debug", "--verbose", "-v", "-vv")
 
 
@@ -51,7 +57,7 @@ class Commands(TyperGroup):
     """Built-in commands and plugins, with every error translated."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        own = super().list_commands(ctx)
+        own = sorted(super().list_commands(ctx), key=CHAIN.index)
         return own + [name for name in plugins.names("davatar.commands") if name not in own]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
@@ -140,12 +146,16 @@ def options(
         paths.override(name, path)
 
 
-app.command("paths")(paths_command.command)
-app.command("doctor")(doctor_command.command)
+app.command("track")(track_command.command)
+app.add_typer(avatar_group.app, name="avatar")
+app.command("render")(render_command.command)
+app.command("eval")(eval_command.command)
 app.add_typer(data_group.app, name="data")
+app.add_typer(prior_group.app, name="prior")
 app.add_typer(runs_group.app, name="runs")
 app.add_typer(plugins_group.app, name="plugins")
-app.add_typer(prior_group.app, name="prior")
+app.command("paths")(paths_command.command)
+app.command("doctor")(doctor_command.command)
 
 
 def main() -> None:

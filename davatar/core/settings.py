@@ -106,7 +106,7 @@ def resolve(
         _file_layer(cls, config_file),
         _environment_layer(cls, prefix, os.environ if environ is None else environ),
         _set_layer(cls, sets),
-        {key: (value, f"--{key.replace('_', '-')}") for key, value in (flags or {}).items() if value is not None},
+        _flag_layer(flags or {}),
     ]
     chosen: dict[str, tuple[Any, str]] = {}
     for layer in layers:
@@ -199,6 +199,12 @@ def _set_layer(cls: type, sets: Sequence[str]) -> dict[str, tuple[Any, str]]:
             raise ConfigError(f"--set {item} has no '='", mend="write --set key=value")
         layer[key.strip()] = (_Text(value), "--set")
     return layer
+
+
+def _flag_layer(flags: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
+    """An option is called after the last part of its key: budget.steps is --steps."""
+    options = {key: "--" + key.split(".")[-1].replace("_", "-") for key in flags}
+    return {key: (value, options[key]) for key, value in flags.items() if value is not None}
 
 
 class _Text(str):

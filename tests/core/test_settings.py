@@ -81,7 +81,7 @@ def test_an_unknown_key_names_the_nearest_one_and_its_layer(layer, tmp_path):
         "file": ({"config_file": file}, str(file)),
         "environment": ({"environ": {"DAVATAR_TOY_NETWORK__CHANELS": "3"}}, "DAVATAR_TOY_NETWORK__CHANELS"),
         "set": ({"sets": ["network.chanels=3"]}, "--set"),
-        "flag": ({"flags": {"network.chanels": 3}}, "--network.chanels"),
+        "flag": ({"flags": {"network.chanels": 3}}, "--chanels"),
     }
     given_layer, origin = layers[layer]
     with pytest.raises(ConfigError) as error:
