@@ -1,13 +1,14 @@
 """The progress protocol: how a domain function tells that it advances, without printing.
 
 Domain functions take `progress: Progress = silent`. The command line passes its console, a
-notebook its bars; tests pass nothing.
+notebook `Bars()`; tests pass nothing.
 """
 
 from __future__ import annotations
 
 import logging
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
 log = logging.getLogger("davatar")
@@ -48,3 +49,32 @@ class _Silent:
 
 
 silent: Progress = _Silent()
+
+
+class _TqdmTask:
+    def __init__(self, bar):
+        self._bar = bar
+
+    def advance(self, n: float = 1, **figures: float) -> None:
+        self._bar.update(n)
+        if figures:
+            self._bar.set_postfix(figures)
+
+
+class Bars:
+    """tqdm bars for notebooks and scripts: `track(..., progress=Bars())`."""
+
+    @contextmanager
+    def task(self, label: str, total: float | None = None) -> Iterator[Task]:
+        from tqdm.auto import tqdm
+
+        with tqdm(desc=label, total=total) as bar:
+            yield _TqdmTask(bar)
+
+    def info(self, message: str) -> None:
+        from tqdm.auto import tqdm
+
+        tqdm.write(message)
+
+    def warn(self, message: str) -> None:
+        self.info(f"warning: {message}")
