@@ -1,7 +1,8 @@
 """Files of priors: ours (safetensors, everything inside) and the choice between ours and published ones.
 
 A file of ours holds `network.*` and `normalization.*` tensors; its metadata says how to build the rest:
-kind, network, schedule, prediction type, licence, training data and measured figures.
+kind, network, schedule, prediction type, and about it licence and training data. The metadata is one JSON
+entry, because the order of several is not kept: the same prior gives the same bytes.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def write_prior(
         "prediction": prior.prediction,
         "code_size": prior.code_size,
     }
-    metadata = {"format": FORMAT, "config": json.dumps(config), "about": json.dumps(dict(prior.about))}
+    metadata = {FORMAT: json.dumps({"config": config, "about": dict(prior.about)})}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata)
 
@@ -108,10 +109,11 @@ def read_prior(path: str | Path) -> CodePrior:
         with safe_open(str(path), "pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
-        if metadata.get("format") != FORMAT:
-            raise DataError(f"is not a prior ({metadata.get('format', 'no format is stated')})", file=path, mend=mend)
-        config, about = json.loads(metadata["config"]), json.loads(metadata["about"])
-        return _build(config, about, tensors)
+        if FORMAT not in metadata:
+            found = ", ".join(metadata) or "no metadata"
+            raise DataError(f"is not a prior of this version ({found})", file=path, mend=mend)
+        document = json.loads(metadata[FORMAT])
+        return _build(document["config"], document["about"], tensors)
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError, ConfigError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"is not a readable prior: {reason}", file=path, mend=mend) from error

@@ -86,7 +86,7 @@ def trained_population(prior: CodePrior) -> Population:
     if "settings" not in prior.about:
         raise UsageError("this prior does not say what it was trained on, so there is nothing to judge it by")
     settings = from_mapping(PriorSettings, prior.about["settings"], "the prior's file")
-    return make_population(prior.kind, settings.data, settings.seed)
+    return make_population(prior.kind, settings.data, settings.seed, prior.normalization)
 
 
 def gaussian_of(population: Population, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -29,6 +29,7 @@ Draw = Callable[[int, np.random.Generator], np.ndarray]  # (count, generator) ->
 
 STATISTICS_DRAWS = 20000
 SINGLE_SHAPES = 16384  # drawn once and then picked from: drawing them costs more than a training step
+HELD_OUT_SHAPES = 4096
 
 
 @dataclass(frozen=True)
@@ -51,41 +52,48 @@ class Population:
         return normalised * self.spread + self.mean
 
 
-def open_population(kind: Kind, settings: DataSettings, seed: int = 0) -> Population:
+def open_population(
+    kind: Kind, settings: DataSettings, seed: int = 0, normalization: Normalization | None = None
+) -> Population:
     """Codes of the open head model.
+
+    Args:
+        normalization: that of a prior trained on this population; None: made anew (some seconds).
 
     Raises:
         DataError: the motion file is unreadable or its shapes are not those of the open model.
     """
-    parts = []
-    if kind != "expression":
-        parts.append(_identities())
-    if kind != "identity":
-        parts.append(_expressions(settings, seed))
-    return parts[0] if len(parts) == 1 else _joined(*parts)
+    if kind == "identity":
+        return _identities(normalization)
+    if kind == "expression":
+        return _expressions(settings, seed, normalization)
+    return _joined(_identities(None), _expressions(settings, seed, None))
 
 
-def _identities() -> Population:
+def _identities(normalization: Normalization | None) -> Population:
     def draw(count: int, rng: np.random.Generator) -> np.ndarray:
         return sample_identities(count, rng)
 
-    code_of = code_maps(open_morphable()).identity.T.astype(np.float64)
-    mean, spread = np.zeros(len(code_of)), np.ones(len(code_of))
-    normalization = LinearNormalization.from_coefficients(code_of, np.zeros(code_of.shape[1]), mean, spread)
+    count = len(open_morphable().identity)
+    mean, spread = np.zeros(count), np.ones(count)
+    if normalization is None:
+        code_of = code_maps(open_morphable()).identity.T.astype(np.float64)
+        normalization = LinearNormalization.from_coefficients(code_of, np.zeros(code_of.shape[1]), mean, spread)
     about = "identity coefficients of the ICT-FaceKit model, independent standard normal"
     return Population("identity", normalization, draw, draw, mean, spread, about)
 
 
-def _expressions(settings: DataSettings, seed: int) -> Population:
+def _expressions(settings: DataSettings, seed: int, normalization: Normalization | None) -> Population:
     model, motion = open_morphable(), load_mocap(settings.motion)
     if motion.names != model.expression_names:
         raise DataError("its shapes are not those of the open head model", file=settings.motion, mend="reorder them")
-    draw = _expression_draw(motion.training(), settings, np.random.default_rng([seed, 1]))
-    held_out = _expression_draw(motion.evaluation(), settings, np.random.default_rng([seed, 2]))
+    draw = _expression_draw(motion.training(), settings, SINGLE_SHAPES, np.random.default_rng([seed, 1]))
+    held_out = _expression_draw(motion.evaluation(), settings, HELD_OUT_SHAPES, np.random.default_rng([seed, 2]))
     values = draw(STATISTICS_DRAWS, np.random.default_rng([seed, 3]))
     mean, spread = values.mean(axis=0), values.std(axis=0)
-    scale = code_maps(model).expression.astype(np.float64)
-    normalization = LinearNormalization.from_coefficients(np.diag(scale), np.zeros(len(scale)), mean, spread)
+    if normalization is None:
+        scale = code_maps(model).expression.astype(np.float64)
+        normalization = LinearNormalization.from_coefficients(np.diag(scale), np.zeros(len(scale)), mean, spread)
     about = (
         f"expressions: {settings.captured:.0%} captured frames ({len(motion.training())} frames of one performer, test "
         f"recordings left out), {settings.overlaid:.0%} with single shapes on top, the rest single shapes alone"
@@ -93,8 +101,8 @@ def _expressions(settings: DataSettings, seed: int) -> Population:
     return Population("expression", normalization, draw, held_out, mean, spread, about, motion.evaluation())
 
 
-def _expression_draw(frames: np.ndarray, settings: DataSettings, once: np.random.Generator) -> Draw:
-    """Draws from some captured frames; `once` makes the pool of single shapes."""
+def _expression_draw(frames: np.ndarray, settings: DataSettings, shapes: int, once: np.random.Generator) -> Draw:
+    """Draws from some captured frames and a pool of `shapes` single shapes, which `once` makes."""
     mirror = open_morphable().expression_mirror
     names = open_morphable().expression_index
     close, jaw = names["mouthClose"], names["jawOpen"]
@@ -102,16 +110,16 @@ def _expression_draw(frames: np.ndarray, settings: DataSettings, once: np.random
 
     def draw(count: int, rng: np.random.Generator) -> np.ndarray:
         if not pool:
-            pool.append(sample_expressions(SINGLE_SHAPES, once))
+            pool.append(sample_expressions(shapes, once))
         which = rng.random(count)
         captured = frames[rng.integers(len(frames), size=count)]
         swapped = rng.random(count) < 0.5
         captured = np.where(swapped[:, None], captured[:, mirror], captured)
         scaled = rng.random(count) < 0.5
         captured = captured * np.where(scaled, rng.uniform(0.5, 1.15, count), 1.0)[:, None]
-        shapes = pool[0][rng.integers(len(pool[0]), size=count)] * rng.uniform(0.9, 1.1, (count, 1))
+        single = pool[0][rng.integers(len(pool[0]), size=count)] * rng.uniform(0.9, 1.1, (count, 1))
         out = np.where((which < settings.captured + settings.overlaid)[:, None], captured, 0.0)
-        out = np.where((which >= settings.captured)[:, None], np.maximum(out, shapes), out).clip(0, 1)
+        out = np.where((which >= settings.captured)[:, None], np.maximum(out, single), out).clip(0, 1)
         out[:, close] = np.minimum(out[:, close], out[:, jaw])
         return out
 
@@ -204,8 +212,10 @@ def load_code_table(path: str | Path, kind: Kind) -> np.ndarray:
         raise DataError(f"is not a readable code table: {error}", file=path, mend="save [N, L] as `codes`") from error
 
 
-def make_population(kind: Kind, settings: DataSettings, seed: int) -> Population:
-    """What `settings.codes` names: "open", or a file of codes."""
+def make_population(
+    kind: Kind, settings: DataSettings, seed: int, normalization: Normalization | None = None
+) -> Population:
+    """What `settings.codes` names: "open", or a file of codes; `normalization` as in `open_population`."""
     if settings.codes == "open":
-        return open_population(kind, settings, seed)
+        return open_population(kind, settings, seed, normalization)
     return table_population(kind, load_code_table(settings.codes, kind), settings, seed)
