@@ -14,7 +14,7 @@ app = typer.Typer(no_args_is_help=True, help="Fetch, record, rasterise and look 
 
 
 What = Literal["model", "nersemble", "rendering", "all"]
-Geometry = Literal["neural", "linear"]
+Geometry = Literal["neural", "linear", "exact"]
 
 
 def _participants() -> list[str]:
@@ -81,13 +81,15 @@ def _size(count: int | None) -> str | None:
 
 @app.command()
 def rasterize(
-    tracks: Annotated[list[Path], typer.Argument(help="Track folders, one per sequence.")],
+    tracks: Annotated[
+        list[Path], typer.Argument(help="Track folders, one per sequence; with --geometry exact simulated recordings.")
+    ],
     capture: Annotated[
         list[Path] | None, typer.Option(help="The recordings, in the order of the tracks; default: as the tracks say.")
     ] = None,
     sequence: Annotated[list[str] | None, typer.Option(help="Name of a sequence; default: the recording's.")] = None,
     participant: Annotated[int, typer.Option(min=0, help="Number of the person.")] = 1,
-    geometry: Annotated[Geometry, typer.Option(help="The tracked surface or the morphable model.")] = "neural",
+    geometry: Annotated[Geometry, typer.Option(help="Tracked surface, morphable model, or truth.")] = "neural",
     name: Annotated[str | None, typer.Option(help="Name of the data set; default: the first sequence's.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the data set; default: the next version.")] = None,
     size: Annotated[int | None, typer.Option(help="Side of the pictures, px (default 256).")] = None,
@@ -143,16 +145,68 @@ def _recordings(
     from davatar.capture.open import open_capture
     from davatar.dataset.rasterize import tracked
     from davatar.dataset.tracks import recording_of
+    from davatar.dataset.truth import exact
 
     for option, given in (("--capture", captures), ("--sequence", names)):
         if given and len(given) != len(tracks):
             found = f"{len(given)} times {option} for {len(tracks)} tracks"
             raise UsageError(found, mend="give one per track, or none")
+    names = names or [None] * len(tracks)
+    if geometry == "exact":
+        pairs = zip(tracks, names, strict=True)
+        return [exact(folder, open_capture(folder), participant, name) for folder, name in pairs]
     sources = captures or [recording_of(folder) for folder in tracks]
     return [
         tracked(folder, open_capture(source), participant, name, geometry)
-        for folder, source, name in zip(tracks, sources, names or [None] * len(tracks), strict=True)
+        for folder, source, name in zip(tracks, sources, names, strict=True)
     ]
+
+
+@app.command()
+def record(
+    out: Annotated[Path, typer.Argument(help="Folder of the recording; several sequences become folders in it.")],
+    subject: Annotated[int, typer.Option(min=0, help="Who is filmed: every number is another person.")] = 1,
+    sequences: Annotated[int, typer.Option(min=1, help="How many performances.")] = 1,
+    frames: Annotated[int, typer.Option(min=1, help="Frames per sequence.")] = 40,
+    fps: Annotated[float, typer.Option(min=0.1, help="Frames per second.")] = 10.0,
+    expression: Annotated[list[str] | None, typer.Option(help="Use only these named expressions.")] = None,
+    motion: Annotated[float, typer.Option(min=0, help="How much the head moves; 0 = not at all.")] = 1.0,
+    views: Annotated[int, typer.Option(min=0, help="Colour cameras besides the one that measures depth.")] = 0,
+    view_size: Annotated[int, typer.Option(min=16, help="Side of their pictures, px.")] = 128,
+    size: Annotated[tuple[int, int], typer.Option(help="Width and height of the depth camera, px.")] = (640, 576),
+    distance: Annotated[float, typer.Option(min=0.2, max=3, help="Of the depth camera, m.")] = 0.6,
+    noise: Annotated[float, typer.Option(min=0, help="Scale of the sensor noise; 0 = a perfect sensor.")] = 1.0,
+    landmarks: Annotated[bool, typer.Option("--landmarks", help="Also write noisy facial landmarks.")] = False,
+    detail: Annotated[
+        float, typer.Option(min=0.02, help="Fineness of the skin, cm.")
+    ] = 0.08,
+    seed: Annotated[int, typer.Option(min=0, help="Of performance and noise.")] = 0,
+) -> None:
+    """Film a synthetic person with a simulated depth and colour camera; an interrupted recording goes on."""
+    from davatar.capture.synthetic.performances import RecordSettings, record_performances
+    from davatar.headmodel.morphable import open_morphable
+
+    settings = RecordSettings(
+        subject=subject,
+        sequences=sequences,
+        frames=frames,
+        fps=fps,
+        expressions=tuple(expression or ()),
+        motion=motion,
+        views=views,
+        view_size=view_size,
+        size=size,
+        distance=distance,
+        noise=noise,
+        landmarks=landmarks,
+        detail=detail,
+        seed=seed,
+    )
+    made = [str(folder) for folder in record_performances(open_morphable(), out, settings, console.progress())]
+    for folder in made:
+        console.out(folder)
+    console.out(f"next: davatar track {made[0]}")
+    console.result({"recordings": made})
 
 
 @app.command("list")

@@ -9,9 +9,9 @@ from davatar.capture.synthetic.record import record
 from davatar.capture.synthetic.rig import Rig
 from davatar.capture.synthetic.script import ExpressionScript
 from davatar.capture.synthetic.subject import Subject
+from davatar.capture.synthetic.template import Head
 from davatar.core.errors import ConfigError
 from davatar.core.progress import Progress, silent
-from davatar.headmodel.morphable import open_morphable
 
 FOCAL = 504.3 / 640  # of the depth camera, in picture widths: a Kinect's field of view
 
@@ -47,11 +47,12 @@ class RecordSettings:
 
 
 def record_performances(
-    out: str | Path, settings: RecordSettings = RecordSettings(), progress: Progress = silent
+    model: Head, out: str | Path, settings: RecordSettings = RecordSettings(), progress: Progress = silent
 ) -> list[Path]:
     """Film; an interrupted recording goes on.
 
     Args:
+        model: the linear head model (`davatar.headmodel.morphable.open_morphable()`).
         out: folder of the recording; several sequences become folders seq-00, seq-01, ... in it.
 
     Returns:
@@ -61,7 +62,6 @@ def record_performances(
     rig = Rig.single(settings.distance, width=width, height=height, focal=FOCAL * width)
     if settings.views:
         rig = rig.joined(Rig.arc(settings.views, size=settings.view_size))
-    model = open_morphable()
     person = Subject.sample(model, settings.subject, detail=settings.detail)
     folders = sequence_folders(out, settings)
     for k, folder in enumerate(folders):
