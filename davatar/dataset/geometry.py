@@ -15,7 +15,7 @@ import numpy as np
 
 from davatar.core.errors import DataError, MissingError
 from davatar.geometry.mesh import Mesh, read_ply
-from davatar.headmodel.morphable import OFFSET, UNITS_PER_METRE, open_morphable, to_head_units
+from davatar.headmodel.morphable import OFFSET, SEE_THROUGH, UNITS_PER_METRE, MorphableModel, open_morphable
 from davatar.headmodel.track import Track
 
 MeshSource = Callable[[int], Mesh]
@@ -27,14 +27,19 @@ FADE = (-0.122 * UNITS_PER_METRE + OFFSET[1], -0.102 * UNITS_PER_METRE + OFFSET[
 def linear_meshes(track: Track) -> MeshSource:
     """The morphable model under the track's coefficients and pose."""
     model = open_morphable()
-    canonical = to_head_units(model.neutral).astype(np.float32)
+    triangles = seen_triangles(model)
 
     def mesh(row: int) -> Mesh:
         vertices = model.vertices(track.morphable_identity, track.morphable_expression[row])
-        posed = Mesh(vertices, model.visible_triangles, canonical)
+        posed = Mesh(vertices, triangles, model.template)
         return posed.transformed(track.morphable_rotation[row], track.morphable_translation[row])
 
     return mesh
+
+
+def seen_triangles(model: MorphableModel) -> np.ndarray:
+    """[F, 3] what a depth camera can know of: the visible parts without teeth, gums and tongue."""
+    return model.triangles_of(~model.in_regions(*SEE_THROUGH, "teeth", "gums_and_tongue"))
 
 
 def neural_meshes(track: Track, folder: Path) -> MeshSource:

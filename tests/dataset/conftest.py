@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from davatar.capture.frame import Frame
+from davatar.core.errors import DataError
+from davatar.core.files import write_json
 from davatar.dataset.rasterize import Recording
 from davatar.geometry.camera import Camera
-from davatar.geometry.mesh import Mesh
+from davatar.geometry.mesh import Mesh, write_ply
 from davatar.headmodel.morphable import to_head_units
-from davatar.headmodel.track import Track, pose_from_morphable
+from davatar.headmodel.track import Track, pose_from_morphable, save_track
 from davatar.raster.embree import EmbreeRasterizer
 
 SERIALS = ("00", "01")
@@ -55,8 +58,6 @@ class EggCapture:
 
     def frame(self, index: int, view: str | None = None) -> Frame:
         if index in self.unreadable:
-            from davatar.core.errors import DataError
-
             raise DataError("is truncated", file=f"color/{index:05d}.png")
         camera = self.camera(view)
         maps = EmbreeRasterizer().rasterize(self.mesh(index), camera)
@@ -98,3 +99,42 @@ def recording(sequence: str = "talk", frames: int = 3, participant: int = 1, **o
 @pytest.fixture
 def make_recording():
     return recording
+
+
+def write_folder(recording: Recording, folder: Path) -> Path:
+    """The first camera of a recording as a plain RGB-D folder."""
+    import cv2
+
+    capture = recording.capture
+    for k in range(len(capture)):
+        frame = capture.frame(k)
+        for kind, picture in (("depth", np.round(frame.depth * 1000).astype(np.uint16)), ("color", frame.color)):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(folder / kind / f"{k:05d}.png"), picture if picture.ndim == 2 else picture[..., ::-1])
+    camera = capture.camera(None)
+    K = camera.K
+    intrinsics = {"width": camera.width, "height": camera.height, "fx": K[0, 0], "fy": K[1, 1]}
+    write_json(folder / "intrinsics.json", intrinsics | {"cx": K[0, 2], "cy": K[1, 2]})
+    write_json(folder / "meta.json", {"name": capture.name, "depth_scale": 1000, "fps": 10})
+    return folder
+
+
+@pytest.fixture
+def recording_on_disk(tmp_path):
+    """(recording's folder, track's folder): the track lies in the recording, with meshes, in its camera's axes."""
+    source = recording(frames=3)
+    folder = write_folder(source, tmp_path / "talk")
+    pose = source.capture.camera(None).world_to_camera
+    track = replace(
+        source.track,
+        rotation=pose[:3, :3] @ source.track.rotation,
+        translation=source.track.translation @ pose[:3, :3].T + pose[:3, 3],
+        morphable_rotation=pose[:3, :3] @ source.track.morphable_rotation,
+        morphable_translation=source.track.morphable_translation @ pose[:3, :3].T + pose[:3, 3],
+    )
+    out = folder / "track"
+    save_track(out / "track.npz", track)
+    write_json(out / "track.json", {"capture": str(folder)})
+    for row in range(len(track)):
+        write_ply(out / "meshes" / f"{row:05d}.ply", source.meshes(row).transformed(pose[:3, :3], pose[:3, 3]))
+    return folder, out
