@@ -73,8 +73,8 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _track(folder: Path, ground_truth: Path | None, out: Path | None) -> None:
-    from davatar.checks.tracking_score import score_track
+    from davatar.checks.tracking_score import score_table, score_track
 
     found = score_track(folder, ground_truth, out=out, progress=console.progress())
-    console.table(["", "mm"], [[name, value] for name, value in found.items() if isinstance(value, float)])
+    console.table(*score_table(found))
     console.result(found)

@@ -23,9 +23,7 @@ class Quadratic:
     hessian: np.ndarray  # [n, n], half of the second derivative
 
     def __add__(self, other: Quadratic) -> Quadratic:
-        return Quadratic(
-            self.value + other.value, self.gradient + other.gradient, self.hessian + other.hessian
-        )
+        return Quadratic(self.value + other.value, self.gradient + other.gradient, self.hessian + other.hessian)
 
 
 @dataclass(frozen=True)
@@ -48,9 +46,7 @@ def expression_prior(floor: float) -> ExpressionPrior:
     return ExpressionPrior(statistics.mean, np.linalg.inv(covariance))
 
 
-def surface_rows(
-    surface: FitSurface, state: FrameState, posed: np.ndarray, pairs: Pairs, identity: bool
-) -> np.ndarray:
+def surface_rows(surface: FitSurface, state: FrameState, posed: np.ndarray, pairs: Pairs, identity: bool) -> np.ndarray:
     """Derivative of the pair residuals (normals held) by a step.
 
     Args:

@@ -139,6 +139,4 @@ def _limited(step: np.ndarray) -> np.ndarray:
 
 
 def _tiny(step: np.ndarray) -> bool:
-    return bool(
-        np.abs(step[:3]).max() < 5e-4 and np.abs(step[3:6]).max() < 5e-5 and np.abs(step[6:FRAME]).max() < 4e-3
-    )
+    return bool(np.abs(step[:3]).max() < 5e-4 and np.abs(step[3:6]).max() < 5e-5 and np.abs(step[6:FRAME]).max() < 4e-3)

@@ -156,7 +156,7 @@ def _score(observation: Observation, rotation, translation, points, normals) -> 
 
 
 def from_landmarks(landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Rigid pose from the 51 inner landmarks [68, 3] m, robust to a third of wild ones; None if fewer than 12 are there."""
+    """Rigid pose from the 51 inner landmarks [68, 3] m, robust to wild ones; None if fewer than 12 are there."""
     found = np.isfinite(landmarks).all(-1)
     found[:17] = False  # contour points slide with the view
     if found.sum() < 12:

@@ -42,6 +42,7 @@ class Recording:
         self.seed = seed
         self.smooth: bool | None = None  # decided once for the sequence
         self.unreadable: dict[int, str] = {}  # row -> reason
+        self._times: dict[int, float] = {}
         self._progress = progress
         self._samples: OrderedDict[tuple, Sample] = OrderedDict()
 
@@ -58,11 +59,18 @@ class Recording:
                 raise DataError("has no depth image", file=frame.name or None)
             if not np.isfinite(frame.depth).any():
                 raise DataError("its depth image holds no measurement", file=frame.name or None)
+            self._times[row] = frame.time
             return frame
         except DataError as error:
             self.unreadable[row] = str(error)
             self._progress.warn(f"frame {self.frames[row]} is skipped: {error}")
             return None
+
+    def time(self, row: int) -> float:
+        """s; of a frame that cannot be read, what the frame rate says."""
+        if row not in self._times and self.frame(row) is None:
+            return float(self.frames[row]) / self.capture.fps
+        return self._times[row]
 
     def observe(self, row: int, center: np.ndarray) -> Observation | None:
         """The head region about `center` [3] m, camera axes."""

@@ -33,7 +33,55 @@ class LinearSettings:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """One stage of the neural fit, as data: what moves, on which frames, by which energies, how long."""
+
+    name: str = "incremental"
+    solver: Literal["gauss_newton", "adam"] = "gauss_newton"
+    frames: Literal["start", "keys", "each", "pairs", "spread"] = "each"
+    """start: the first frame; keys: key frames together; each: one after another; pairs: neighbours, in random
+    order, `iterations` times; spread: up to `joint_frames` frames together"""
+    moves: tuple[Literal["identity", "expression", "pose", "scale"], ...] = ("expression", "pose")
+    iterations: int = 3
+    points: int = 1500  # depth points per frame and step
+    weights: dict[str, float] = field(default_factory=dict)  # energy -> weight; only these are evaluated
+    width: float = 1.0  # Gauss-Newton: kernel starts this many times wider than `kernel`
+    rates: dict[str, float] = field(default_factory=dict)  # Adam: variable -> learning rate
+    drops: tuple[int, ...] = ()  # Adam: iterations at which every rate is divided by 10
+    cuts: tuple[tuple[int, float], ...] = ()  # Adam: (iteration, head-model units): |sdf| counted from there on
+
+
+@dataclass(frozen=True)
+class NeuralSettings:
+    """The fit of the head model's codes."""
+
+    stages: tuple[Stage, ...] = ()
+    effective_points: int = 900  # as many independent measurements the points of a frame count for
+    kernel: float = 3.0  # width of the robust kernel, in sigmas
+    cut_mm: float = 8.0  # farther points do not count; also how far from the linear surface a used point may lie
+    model_error_mm: float = 0.4  # what the head model itself misses, added to the depth error in quadrature
+    prior_floor: float = 0.04  # as in the linear fit
+    change: float = 0.35  # as in the linear fit
+    key_frames: int = 8
+    joint_frames: int = 40
+    identity_prior: str = "open-identity"  # diffusion priors: shipped name, file or published folder
+    expression_prior: str = "open-expression"
+    noise_levels: tuple[float, float] = (0.4, 0.6)  # range of t/T at which the priors are asked
+    draws: int = 4  # noises the pull of a prior is averaged over
+
+
+@dataclass(frozen=True)
+class OutputSettings:
+    meshes: bool = True
+    mesh_resolution: int = 112  # samples per axis of the box around the head; 112 is about 2.5 mm
+    overlay: bool = True
+    overlay_height: int = 540
+
+
+@dataclass(frozen=True)
 class TrackSettings:
     stage: Literal["linear", "neural"] = "neural"  # how far to go
     seed: int = 0
     linear: LinearSettings = field(default_factory=LinearSettings)
+    neural: NeuralSettings = field(default_factory=NeuralSettings)
+    output: OutputSettings = field(default_factory=OutputSettings)

@@ -1,0 +1,40 @@
+"""Which depth points the neural stage uses: those the linear fit took for skin, eyes or mouth.
+
+A hand, hair or the neck lies off the linear surface or faces another way, so the linear stage's sorting is taken
+over as a whole. Camera axes, m.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from davatar.tracking.correspondence import pair
+from davatar.tracking.linear import LinearFit
+from davatar.tracking.neural.gauss_newton import Evidence
+from davatar.tracking.recording import Recording
+from davatar.tracking.surface import fit_surface
+
+
+class EvidenceSource:
+    """
+    Args:
+        cut_mm: points farther than this from the linear surface are left out.
+    """
+
+    def __init__(self, recording: Recording, linear: LinearFit, cut_mm: float):
+        self.recording, self.linear, self.cut = recording, linear, cut_mm / 1000
+        self.surface = fit_surface(linear.scalp)
+        self.shape = self.surface.shape(linear.identity)
+
+    def of(self, row: int, count: int) -> Evidence:
+        """At most `count` points of a tracked row; always the same ones."""
+        linear = self.linear.rows[row]
+        sample = self.recording.sample(row, linear.cut)
+        state = linear.state
+        posed = self.surface.posed(self.shape, state.expression)
+        normals = self.surface.normals(posed) @ state.rotation.T
+        pairs = pair(sample.points, sample.normals, state.place(posed), normals)
+        near = np.flatnonzero(np.abs(pairs.residual) < self.cut)[:count]
+        chosen = pairs.point[near]
+        trust = self.surface.confidence[pairs.vertex[near]].astype(np.float64)
+        return Evidence(row, sample.points[chosen].astype(np.float64), sample.normals[chosen], trust)

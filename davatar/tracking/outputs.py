@@ -1,0 +1,165 @@
+"""What a track leaves in its folder besides track.npz: meshes, weights as a table, the overlay video, figures.
+
+Meshes are in the recording's world, m, with canonical coordinates per vertex (head-model units).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from davatar.core.files import atomic_path, write_text
+from davatar.core.progress import Progress, silent
+from davatar.geometry.mesh import Mesh, read_ply, write_ply
+from davatar.headmodel.morphable import UNITS_PER_METRE, open_morphable, to_head_units
+from davatar.headmodel.track import Track
+from davatar.tracking.passes import LOST, RESTARTED, SKIPPED
+from davatar.tracking.recording import Recording
+from davatar.tracking.results import Results
+from davatar.tracking.settings import OutputSettings
+
+MESHES, CSV, OVERLAY = "meshes", "arkit.csv", "overlay.mp4"
+
+
+class MeshWriter:
+    """Makes the tracked surface of single rows: the neural one, or the morphable one of a linear track."""
+
+    def __init__(self, track: Track, head_model: str, resolution: int):
+        self.track, self.resolution = track, resolution
+        self.model = None
+        if len(track.identity):
+            from davatar.headmodel.head_model import HeadModel
+
+            self.model = HeadModel.from_pretrained(head_model)
+
+    def mesh(self, row: int) -> Mesh:
+        """World frame, m."""
+        track = self.track
+        if self.model is None:
+            return linear_mesh(track, row)
+        import torch
+
+        code, expression = (torch.as_tensor(c, dtype=self.model.dtype) for c in (track.identity, track.expression[row]))
+        mesh = self.model.mesh(code, expression, resolution=self.resolution)
+        scale = track.scale / UNITS_PER_METRE
+        return mesh.transformed(track.rotation[row], track.translation[row], scale)
+
+
+def linear_mesh(track: Track, row: int) -> Mesh:
+    """The morphable mesh of a row: world frame, m; canonical = the mean head, head-model units."""
+    model = open_morphable()
+    mesh = model.mesh(track.morphable_identity, track.morphable_expression[row])
+    moved = mesh.transformed(track.morphable_rotation[row], track.morphable_translation[row])
+    used = np.unique(moved.triangles)
+    new = np.full(len(moved.vertices), -1)
+    new[used] = np.arange(len(used))
+    return Mesh(moved.vertices[used], new[moved.triangles].astype(np.int32), to_head_units(model.neutral[used]))
+
+
+def mesh_file(out: Path, frame: int) -> Path:
+    return out / MESHES / f"{frame:05d}.ply"
+
+
+def write_meshes(
+    out: Path,
+    track: Track,
+    writer: MeshWriter,
+    results: Results,
+    progress: Progress = silent,
+    check: Callable[[], None] = lambda: None,
+) -> None:
+    """One PLY per tracked row, named by its frame; finished ones are left alone."""
+    with progress.task("meshes", len(track)) as task:
+        for row in range(len(track)):
+            file = mesh_file(out, int(track.frames[row]))
+            if results.get(f"mesh-{row:05d}") is None or not file.is_file():
+                if track.flag[row] != SKIPPED:
+                    write_ply(file, writer.mesh(row))
+                results.put(f"mesh-{row:05d}", done=np.array(1))
+                check()
+            task.advance()
+
+
+def write_arkit(out: Path, track: Track, times: list[float]) -> None:
+    """frame, time in s, and the 53 weights under their ARKit-like names."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["frame", "time", *open_morphable().expression_names])
+    for frame, when, weights in zip(track.frames, times, track.morphable_expression, strict=True):
+        table.writerow([int(frame), f"{when:.4f}", *(f"{value:.4f}" for value in weights)])
+    write_text(out / CSV, text.getvalue())
+
+
+def write_overlay(
+    out: Path,
+    track: Track,
+    recording: Recording,
+    writer: MeshWriter,
+    settings: OutputSettings,
+    progress: Progress = silent,
+    check: Callable[[], None] = lambda: None,
+) -> None:
+    """overlay.mp4: the recording, the tracked head over it, and the distance between the two in depth."""
+    import av
+
+    from davatar.tracking.overlay import panel
+
+    def pictures():
+        with progress.task("overlay video", len(track)) as task:
+            for row in range(len(track)):
+                frame = recording.frame(row)
+                if frame is not None:
+                    file = mesh_file(out, int(track.frames[row]))
+                    mesh = read_ply(file) if file.is_file() else writer.mesh(row)
+                    yield panel(frame, mesh, settings.overlay_height)
+                task.advance()
+                check()
+
+    with atomic_path(out / OVERLAY) as temporary, av.open(str(temporary), "w") as container:
+        rate = max(1, round(recording.capture.fps))
+        stream = None
+        for picture in pictures():
+            if stream is None:
+                stream = container.add_stream("h264", rate=rate)
+                stream.height, stream.width = picture.shape[:2]
+                stream.pix_fmt = "yuv420p"
+                stream.thread_count = 1  # the same bytes whatever the machine
+                stream.options = {"crf": "20", "preset": "veryfast"}
+            for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
+                container.mux(packet)
+        if stream is not None:
+            for packet in stream.encode():
+                container.mux(packet)
+
+
+def summary(track: Track) -> dict[str, Any]:
+    """Figures that need no truth."""
+    tracked = track.flag < LOST
+    weights = track.morphable_expression
+    change = np.linalg.norm(np.diff(track.translation, axis=0), axis=1) if len(track) > 1 else np.zeros(0)
+    return {
+        "frames": len(track),
+        "restarted": int((track.flag == RESTARTED).sum()),
+        "lost": int((track.flag == LOST).sum()),
+        "skipped": int((track.flag == SKIPPED).sum()),
+        "depth_to_surface_mm": _rounded(track.residual_mm[tracked].mean()) if tracked.any() else None,
+        "worst_frame_mm": _rounded(track.residual_mm[tracked].max()) if tracked.any() else None,
+        "coverage": _rounded(track.coverage[tracked].mean()) if tracked.any() else None,
+        "motion_mm_per_frame": _rounded(1000 * change.mean()) if len(change) else None,
+        "identity_norm": _rounded(float(np.linalg.norm(track.morphable_identity))),
+        "strongest_weights": {
+            name: _rounded(weights[:, k].max())
+            for k, name in sorted(enumerate(open_morphable().expression_names), key=lambda e: -weights[:, e[0]].max())[
+                :6
+            ]
+        },
+    }
+
+
+def _rounded(value: float) -> float:
+    return round(float(value), 3)
