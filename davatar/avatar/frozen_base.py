@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 
 from davatar.core import paths
 from davatar.core.errors import DataError, MissingError
@@ -37,9 +39,7 @@ def load_base(name: str) -> FrozenBase:
         unet = UNet2DConditionModel.from_pretrained(place, subfolder="unet", local_files_only=True)
         vae = AutoencoderKL.from_pretrained(place, subfolder="vae", local_files_only=True)
     except OSError as error:
-        if Path(place).is_dir():
-            raise DataError(f"is not a readable base: {_first_line(error)}", file=place, mend=_layout()) from error
-        raise MissingError(f"the frozen base {name!r} is not on this machine", mend=_where(name)) from error
+        raise DataError(f"is not a readable base: {_first_line(error)}", file=place, mend=_layout()) from error
     return FrozenBase(unet.requires_grad_(False), vae.requires_grad_(False).eval(), _empty_prompt(place))
 
 
@@ -51,7 +51,13 @@ def _place(name: str) -> str:
             return str(folder)
     if Path(name).is_absolute() or name.startswith("."):
         raise MissingError("no frozen base there", file=name, mend=_layout())
-    return name
+    try:
+        cached = try_to_load_from_cache(name, "unet/config.json")
+    except HFValidationError:
+        cached = None
+    if not isinstance(cached, str):
+        raise MissingError(f"the frozen base {name!r} is not on this machine", mend=_where(name))
+    return str(Path(cached).parent.parent)
 
 
 def _empty_prompt(place: str) -> torch.Tensor:
