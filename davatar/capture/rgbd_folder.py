@@ -87,6 +87,8 @@ def open_capture(path: str | Path) -> RGBDFolder | None:
     foreign = (path / "camera").is_dir() or (path / "calibration.json").exists()
     if not path.is_dir() or not (described or ((path / "depth").is_dir() and not foreign)):
         return None
+    if (path / "recipe.json").exists() and not (path / "meta.json").exists():
+        raise DataError("the recording is not finished", file=path, mend="run the recorder on this folder again")
     warnings: list[str] = []
     camera = read_intrinsics(path / "intrinsics.json")
     meta = _meta(path)
@@ -120,8 +122,6 @@ def open_capture(path: str | Path) -> RGBDFolder | None:
 
 
 def _meta(path: Path) -> dict[str, Any]:
-    if (path / "recipe.json").exists() and not (path / "meta.json").exists():
-        raise DataError("the recording is not finished", file=path, mend="run the recorder on this folder again")
     return read_object(path / "meta.json", mend='write {"depth_scale": units per metre, "fps": frames per second}')
 
 

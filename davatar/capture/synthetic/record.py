@@ -227,5 +227,6 @@ def _write_meta(folder, name, script, rig, noise, landmarks, recipe) -> None:
         "views": list(rig.serials[1:]),
         "subject_seed": recipe["subject"]["seed"],
         "noise_scale": noise.scale,
+        "background": "white",  # the colour pictures are composited: soft edges hold white already
     }
     write_json(folder / "meta.json", meta)
