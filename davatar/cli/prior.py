@@ -111,7 +111,7 @@ def _show_plan(kind: TrainKind, settings: Any) -> None:
 
 @app.command()
 def sample(
-    n: Annotated[int, typer.Option("-n", help="number of heads")] = 8,
+    n: Annotated[int, typer.Option("-n", min=1, help="number of heads")] = 8,
     identity: Annotated[
         str, typer.Option(help="identity or joint prior; `mean` for the mean head", autocompletion=_prior_names)
     ] = "open-identity",
@@ -181,7 +181,7 @@ def show(
     evaluate: Annotated[
         bool, typer.Option("--evaluate", help="Compare it with a fitted Gaussian on values training never saw.")
     ] = False,
-    n: Annotated[int, typer.Option("-n", help="samples to judge")] = 1000,
+    n: Annotated[int, typer.Option("-n", min=20, help="samples to judge")] = 1000,
     steps: Annotated[int, typer.Option(help="noise levels walked per sample")] = 50,
     seed: Annotated[int, typer.Option(help="of samples and noise")] = 0,
 ) -> None:
@@ -207,7 +207,10 @@ def _evaluate(prior: Any, n: int, steps: int, seed: int) -> dict[str, Any]:
 
 def _show_evaluation(figures: dict[str, Any]) -> None:
     names = list(next(iter(figures["samples"].values())))
-    rows = [[row, *(f"{value:.4f}" for value in values.values())] for row, values in figures["samples"].items()]
+    rows = [
+        [row, *("" if value is None else f"{value:.4f}" for value in values.values())]
+        for row, values in figures["samples"].items()
+    ]
     console.table(["samples", *(name.replace("_", " ") for name in names)], rows)
     rows = [
         [reference, level, f"{pair['prior']:.4f}", f"{pair['gaussian']:.4f}"]

@@ -39,8 +39,8 @@ class SampleFigures:
     precision: float  # share of samples nearer to some held-out value than that one's fifth neighbour
     to_samples: float  # mean distance from a held-out value to the nearest sample, standard deviations per coefficient
     from_samples: float  # and the other way
-    outside: float  # share of coefficients beyond -0.05 .. 1.05 (expressions only; else nan)
-    active: float  # mean number of coefficients above 0.05 (expressions only; else nan)
+    outside: float | None = None  # share of coefficients beyond -0.05 .. 1.05; expressions only
+    active: float | None = None  # mean number of coefficients above 0.05; expressions only
 
 
 def evaluate(prior: CodePrior, population: Population, n: int = 1000, steps: int = 50, seed: int = 0) -> dict:
@@ -104,7 +104,7 @@ def sample_figures(reference: np.ndarray, samples: np.ndarray, expressions: Popu
     between, within = cdist(reference, samples), cdist(reference, reference)
     radius = np.sort(within, axis=1)[:, NEIGHBOURS]  # its own zero is the first
     near = between < radius[:, None]
-    outside = active = float("nan")
+    outside = active = None
     if expressions is not None:
         weights = expressions.values(samples)
         outside = float(((weights < -0.05) | (weights > 1.05)).mean())

@@ -92,8 +92,8 @@ def test_damaged_state_is_named(population, tmp_path):
 
 def test_a_trained_prior_beats_the_gaussian(population, tmp_path):
     settings = replace(
-        SETTINGS, network=NetworkConfig("mlp", width=48, blocks=2), steps=500, batch=128, learning_rate=5e-3, ema=0.98,
-        log_steps=250, validate_steps=500, save_steps=500,
+        SETTINGS, network=NetworkConfig("mlp", width=48, blocks=2), steps=300, batch=128, learning_rate=5e-3, ema=0.98,
+        log_steps=150, validate_steps=300, save_steps=300,
     )  # fmt: skip
     prior = CodePrior.from_pretrained(train_prior("identity", settings, tmp_path, population=population))
     figures = evaluate(prior, population, n=300, steps=25)
@@ -152,3 +152,38 @@ def test_presets_are_valid(name):
 def test_senseless_settings_are_refused(line):
     with pytest.raises(ConfigError):
         resolve(PriorSettings, "expression", env_prefix="", sets=[line])
+
+
+def test_steps_equal_the_published_ones(shared):
+    """Golden C: loss, clipping and Adam over three steps (float32; the independent implementation agreed to 1e-6)."""
+    import runpy
+
+    from davatar.diffusion.loss import training_loss
+    from davatar.diffusion.schedule import cosine_schedule
+    from davatar.prior.normalization import RangeNormalization
+    from davatar.prior.training import make_optimiser
+    from davatar.prior.unet import UNet1d
+
+    golden = np.load(shared / "golden" / "dphm" / "C_training_steps.npz")
+    config = json.loads(bytes(golden["config"]))
+    network = UNet1d(config["net"]["dim"], tuple(config["net"]["dim_mults"]))
+    recipe = runpy.run_path(str(shared / "golden" / "dphm" / "recipe.py"))
+    shapes = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    weights = recipe["weights"](shapes, config["seed"], config["gain"])
+    network.load_state_dict({key: torch.as_tensor(value) for key, value in weights.items()})
+    table = torch.as_tensor(golden["table"])
+    codes = RangeNormalization(float(table.min()), float(table.max()), 16).normalise(table)
+    optimiser = make_optimiser(network, replace(SETTINGS, learning_rate=config["lr"]))
+    for step in range(3):
+        clean = codes[torch.as_tensor(golden[f"rows{step}"])][:, None]
+        t, noise = torch.as_tensor(golden[f"t{step}"]), torch.as_tensor(golden[f"noise{step}"])
+        optimiser.zero_grad()
+        loss = training_loss(network, cosine_schedule(1000), "v_prediction", clean, t, noise)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config["clip"])
+        optimiser.step()
+        assert loss.item() == pytest.approx(float(golden["losses"][step]), rel=1e-5)
+        assert norm.item() == pytest.approx(float(golden["grad_norms_before_clip"][step]), rel=1e-4)
+        for key in (name for name in golden.files if name.startswith(f"step{step + 1}:")):
+            found = network.state_dict()[key.split(":")[1]].numpy()
+            np.testing.assert_allclose(found, golden[key], atol=2e-6)
