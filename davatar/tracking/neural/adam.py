@@ -20,6 +20,8 @@ from davatar.core.progress import Progress
 from davatar.headmodel.morphable import OFFSET, UNITS_PER_METRE
 from davatar.prior.code_prior import CodePrior
 from davatar.tracking.linear import LinearFit
+from davatar.tracking.neural import adam_energies
+from davatar.tracking.neural.adam_energies import Variables, rotation_of
 from davatar.tracking.neural.gauss_newton import NeuralProblem
 from davatar.tracking.neural.variables import NeuralState
 from davatar.tracking.recording import Recording
@@ -45,12 +47,9 @@ CROP = ((-np.inf, -0.45, -0.1), (np.inf, np.inf, 0.5))  # head-model units: the 
 
 
 @dataclass
-class _Frame:
+class _Frame(Variables):
     """One row's variables (leaves) and data."""
 
-    expression: Tensor  # [De]
-    quaternion: Tensor  # [4]
-    translation: Tensor  # [3] m
     points: Tensor  # [N, 3] m
     normals: Tensor  # [N, 3] outward
     landmarks: Tensor | None  # [8, 3] m, NaN = none
@@ -62,28 +61,6 @@ class _Frame:
         if "pose" in moves:
             found["pose"] = [self.quaternion, self.translation]
         return found
-
-
-def rotation_of(quaternion: Tensor) -> Tensor:
-    """[4] real part first, any length -> [3, 3]."""
-    w, x, y, z = quaternion
-    two = 2 / quaternion.square().sum()
-    return torch.stack(
-        [
-            torch.stack([1 - two * (y * y + z * z), two * (x * y - z * w), two * (x * z + y * w)]),
-            torch.stack([two * (x * y + z * w), 1 - two * (x * x + z * z), two * (y * z - x * w)]),
-            torch.stack([two * (x * z - y * w), two * (y * z + x * w), 1 - two * (x * x + y * y)]),
-        ]
-    )
-
-
-def truncated(distance: Tensor, cuts: tuple[tuple[int, float], ...], iteration: int) -> Tensor:
-    """Mean of |sdf| over the points below every cut that is in force; 0 if none is left."""
-    kept = distance.abs()
-    for since, cut in cuts:
-        if iteration >= since:
-            kept = kept[kept < cut]
-    return kept.mean() if len(kept) else distance.sum() * 0
 
 
 class _Fitter:
@@ -101,9 +78,11 @@ class _Fitter:
         inside = ((head > CROP[0]) & (head < CROP[1])).all(1) & (np.abs(observation.normals).sum(1) > 0)
         lifted = lifted_landmarks(self.recording.frame(row))
         frame = _Frame(
+            self.identity,
             torch.empty(self.model.expression_size, dtype=dtype, requires_grad="expression" in moving),
             torch.empty(4, dtype=dtype, requires_grad="pose" in moving),
             torch.empty(3, dtype=dtype, requires_grad="pose" in moving),
+            self.scale,
             torch.as_tensor(observation.points[inside], dtype=dtype),
             torch.as_tensor(observation.normals[inside], dtype=dtype),
             None if lifted is None else torch.as_tensor(lifted[ANCHOR_LANDMARKS[:, 1]], dtype=dtype),
@@ -122,26 +101,19 @@ class _Fitter:
 
     def energies(self, frame: _Frame, iteration: int, generator: torch.Generator) -> dict[str, Tensor]:
         """surface, normals_cosin and anchors of one frame, those the stage weighs."""
-        weights, model = self.stage.weights, self.model
+        weights, cuts = self.stage.weights, self.stage.cuts
         chosen = torch.randint(len(frame.points), (self.stage.points,), generator=generator)
-        rotation = rotation_of(frame.quaternion)
-        x = UNITS_PER_METRE * (frame.points[chosen] - frame.translation) @ rotation / self.scale
-        if not x.requires_grad:
-            x.requires_grad_(True)
-        distance = model.sdf(x, self.identity, frame.expression)
-        found = {"surface": truncated(distance, self.stage.cuts, iteration)}
+        points, found = frame.points[chosen], {}
         if weights.get("normals_cosin"):
-            (slope,) = torch.autograd.grad(distance.sum(), x, create_graph=True)
-            inward = -frame.normals[chosen] @ rotation
-            unit = slope / slope.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-            found["normals_cosin"] = (1 + (unit * inward).sum(-1)).mean()
+            parts = self.model, frame, points, frame.normals[chosen], cuts, iteration
+            found["surface"], found["normals_cosin"] = adam_energies.surface_and_normals(*parts)
+        else:
+            found["surface"] = adam_energies.surface(self.model, frame, points, cuts, iteration)
         if weights.get("anchors") and frame.landmarks is not None:
             there = torch.isfinite(frame.landmarks).all(-1)
             if there.any():
-                y = UNITS_PER_METRE * (frame.landmarks[there] - frame.translation) @ rotation / self.scale
-                canonical = model.to_canonical(y, self.identity, frame.expression)[..., :3]
-                anchors = model.anchors(self.identity)[torch.as_tensor(ANCHOR_LANDMARKS[:, 0])[there]]
-                found["anchors"] = (canonical - anchors).abs().sum(-1).mean()
+                slots = torch.as_tensor(ANCHOR_LANDMARKS[:, 0])[there]
+                found["anchors"] = adam_energies.anchors(self.model, frame, frame.landmarks[there], slots)
         return found
 
     def prior_steps(self, frames: list[_Frame], generator: torch.Generator) -> dict[str, Tensor]:
@@ -257,7 +229,7 @@ def _each(fitter: _Fitter, usable, key, results, progress, check, states) -> Non
                     _drop(optimiser, stage, iteration)
                     terms = fitter.energies(frame, iteration, generator) | fitter.prior_steps([frame], generator)
                     if last is not None:
-                        terms |= _change(frame, last, ("reg_expre_smo", "reg_rot", "reg_trans"))
+                        terms |= adam_energies.change(frame, last, ("reg_expre_smo", "reg_rot", "reg_trans"))
                     fitter.minimise([optimiser], terms)
                 kept = _packed([fitter.state(frame)], fitter)
                 results.put(f"{key}-{row:05d}", **kept)
@@ -265,20 +237,6 @@ def _each(fitter: _Fitter, usable, key, results, progress, check, states) -> Non
             _unpack(kept, [row], states, fitter)
             before = row
             task.advance()
-
-
-def _change(frame: _Frame, other: _Frame, names: tuple[str, str, str]) -> dict[str, Tensor]:
-    """Difference to another frame, which is held: squared for the code, plain norms for the pose."""
-    sign = torch.sign((frame.quaternion.detach() * other.quaternion.detach()).sum())
-    return {
-        names[0]: (frame.expression - other.expression.detach()).square().sum(),
-        names[1]: _norm(frame.quaternion - sign * other.quaternion.detach()),
-        names[2]: _norm(frame.translation - other.translation.detach()),
-    }
-
-
-def _norm(difference: Tensor) -> Tensor:
-    return (difference.square().sum() + 1e-16).sqrt()  # the norm's own gradient at zero is not finite
 
 
 def _pairs(fitter: _Fitter, usable, key, results, progress, check, states) -> None:
@@ -324,7 +282,7 @@ def _pair(fitter, frames, optimisers, common, k: int, epoch: int, generator) -> 
     if len(chunk) == 2:
         neighbours.append((chunk[1], chunk[0]))
     for frame, other in neighbours:
-        for name, value in _change(frame, other, ("smooth_expr", "smooth_rot", "smooth_trans")).items():
+        for name, value in adam_energies.change(frame, other, ("smooth_expr", "smooth_rot", "smooth_trans")).items():
             terms[name] = terms.get(name, 0) + value / 2
     moving = [*optimisers[k : k + 2], *([common] if common else [])]
     fitter.minimise(moving, terms)

@@ -50,8 +50,8 @@ def check_stages(settings: NeuralSettings) -> None:
             found = f"unknown energies {sorted(unknown)}" if unknown else "no surface energy or nothing to move"
             mend = f"{stage.solver} knows {', '.join(sorted(known[stage.solver]))}"
             raise ConfigError(f"stage {stage.name!r} of the neural fit has {found}", mend=mend)
-        together = stage.frames in ("keys", "spread")
-        if (stage.solver == "adam") == together or (stage.solver == "gauss_newton" and stage.frames == "pairs"):
+        foreign = {"adam": ("keys", "spread"), "gauss_newton": ("pairs",)}[stage.solver]
+        if stage.frames in foreign:
             raise ConfigError(
                 f"stage {stage.name!r}: {stage.solver} cannot fit frames {stage.frames!r}",
                 mend="gauss_newton takes start, keys, each, spread; adam takes start, each, pairs",

@@ -2,8 +2,8 @@
 
 Gauss-Newton moves along bases: expression code = basis @ coefficients, identity code += basis @ step. For the open
 model the bases are the fixed maps from morphable coefficients (100 and 53 numbers, weights bounded to 0..1); for a
-published model, which has no such maps, they are the identity matrix. Poses are those of the morphable frame, x_camera = R x + t,
-camera axes, m; x_H = 4 x + OFFSET.
+published model, which has no such maps, they are the identity matrix. Poses are those of the morphable frame,
+x_camera = R x + t, camera axes, m; x_H = 4 x + OFFSET.
 """
 
 from __future__ import annotations
