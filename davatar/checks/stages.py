@@ -35,6 +35,7 @@ class Stage:
     title: str  # for people
     work: Callable[[dict[str, Done], Progress], tuple[dict[str, Any], Sequence[Path]]]  # -> figures, outputs
     settings: Any = None  # JSON values that decide the result
+    weight: float = 1.0  # share of the whole chain's time, in any unit: for the time left
 
 
 def run_stages(stages: Sequence[Stage], journal: Journal, progress: Progress = silent) -> dict[str, Done]:
@@ -46,11 +47,11 @@ def run_stages(stages: Sequence[Stage], journal: Journal, progress: Progress = s
     """
     results: dict[str, Done] = {}
     content = ""
-    with interruptible() as stop, progress.task("all stages", len(stages)) as task:
+    with interruptible() as stop, progress.task("all stages", sum(s.weight for s in stages)) as task:
         for stage in stages:
             content = hash_value([content, stage.name, stage.settings])
             results[stage.name] = _earlier(stage, content, journal) or _do(stage, content, results, journal, progress)
-            task.advance()
+            task.advance(stage.weight)
             stop.check()
     return results
 

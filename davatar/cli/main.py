@@ -19,6 +19,7 @@ from davatar import __version__
 from davatar.cli import avatar as avatar_group
 from davatar.cli import console
 from davatar.cli import data as data_group
+from davatar.cli import demo as demo_command
 from davatar.cli import doctor as doctor_command
 from davatar.cli import eval as eval_command
 from davatar.cli import paths as paths_command
@@ -146,6 +147,7 @@ def options(
         paths.override(name, path)
 
 
+app.command("demo")(demo_command.command)
 app.command("track")(track_command.command)
 app.add_typer(avatar_group.app, name="avatar")
 app.command("render")(render_command.command)
