@@ -96,7 +96,7 @@ def recording(sequence: str = "talk", frames: int = 3, participant: int = 1, **o
     return Recording(participant, sequence, capture, track, capture.mesh, content="egg")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_recording():
     return recording
 

@@ -33,11 +33,13 @@ class Warned:
         self.lines.append(message)
 
 
-@pytest.fixture
-def written(tmp_path, make_recording):
+@pytest.fixture(scope="module")
+def written(tmp_path_factory, make_recording):
     recordings = [make_recording("talk"), make_recording("laugh", frames=2)]
     settings = dataclasses.replace(SMALL, hold_out_cameras=("01",), hold_out_sequences=("laugh",))
-    return recordings, RenderingData(rasterize_tracks(recordings, tmp_path / "v0.1", settings, name="egg"))
+    return recordings, RenderingData(
+        rasterize_tracks(recordings, tmp_path_factory.mktemp("egg") / "v0.1", settings, name="egg")
+    )
 
 
 def test_reads_back_what_was_rasterised(written):

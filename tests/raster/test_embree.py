@@ -9,8 +9,13 @@ from davatar.core.errors import DataError
 from davatar.geometry.camera import Camera, backproject
 from davatar.geometry.mesh import Mesh
 from davatar.raster.embree import EmbreeRasterizer, rim
+from davatar.testing import check_rasterizer
 
 NEAR = 0.1  # the published renderer clips there; embree does not
+
+
+def test_keeps_the_contract():
+    check_rasterizer(EmbreeRasterizer)
 
 
 def plain_twin(mesh: Mesh, camera: Camera, offset=(0.0, 0.0)) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
