@@ -29,6 +29,7 @@ _PUBLIC = {
     "avatar.training": ("train_avatar",),
     "avatar.rendering": ("render",),
     "checks.avatar_evaluation": ("evaluate_avatar",),
+    "checks.demo": ("demo",),
     "checks.doctor": ("examine",),
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}

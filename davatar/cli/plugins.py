@@ -22,10 +22,19 @@ def _groups(kind: str | None) -> list[str]:
     return [group]
 
 
+def _kinds() -> list[str]:
+    return [group.removeprefix("davatar.").removesuffix("s") for group in plugins.GROUPS]
+
+
+def _names() -> list[str]:
+    return sorted({plugin.name for plugin in plugins.listed()})
+
+
+Kind = Annotated[str | None, typer.Argument(help=f"{', '.join(_kinds())}; default: all", autocompletion=_kinds)]
+
+
 @app.command("list")
-def list_(
-    kind: Annotated[str | None, typer.Argument(help="metric, rasterizer, capture, ... (default: all)")] = None,
-) -> None:
+def list_(kind: Kind = None) -> None:
     """List installed plugins; nothing is imported."""
     found = [plugin for group in _groups(kind) for plugin in plugins.listed(group)]
     console.table(
@@ -37,8 +46,8 @@ def list_(
 
 @app.command()
 def check(
-    kind: Annotated[str | None, typer.Argument(help="metric, rasterizer, capture, ... (default: all)")] = None,
-    name: Annotated[str | None, typer.Argument(help="one plugin of that kind")] = None,
+    kind: Kind = None,
+    name: Annotated[str | None, typer.Argument(help="one plugin of that kind", autocompletion=_names)] = None,
 ) -> None:
     """Import plugins and run the checks of their contract; exit code 5 if one does not hold."""
     from davatar.testing import check_plugin
@@ -65,7 +74,7 @@ def check(
 
 @app.command()
 def new(
-    kind: Annotated[str, typer.Argument(help="metric, capture or rasterizer")],
+    kind: Annotated[str, typer.Argument(help="metric, capture or rasterizer", autocompletion=templates.plugin_kinds)],
     name: Annotated[str, typer.Argument(help="lower-case words joined by '-', e.g. my-metric")],
     folder: Annotated[Path, typer.Option(help="where to make the distribution's folder")] = Path("."),
 ) -> None:

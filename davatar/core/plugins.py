@@ -5,8 +5,6 @@
 | davatar.rasterizers | a callable without arguments that returns a `raster.maps.Rasterizer` |
 | davatar.metrics | a callable without arguments that returns an `evaluation.metric.Metric` |
 | davatar.captures | a callable(path) that returns a `capture.frame.Capture`, or None when the layout is not its own |
-| davatar.landmarks | a callable without arguments that returns a landmark detector |
-| davatar.renderers | a callable without arguments that returns an avatar renderer |
 | davatar.commands | a Typer app, mounted as a subcommand of `davatar` |
 
 Listing reads metadata only; a plugin is imported when it is loaded. One that does not import is
@@ -22,14 +20,7 @@ from typing import Any
 
 from davatar.core.errors import MissingError, UsageError
 
-GROUPS = (
-    "davatar.rasterizers",
-    "davatar.metrics",
-    "davatar.captures",
-    "davatar.landmarks",
-    "davatar.renderers",
-    "davatar.commands",
-)
+GROUPS = ("davatar.rasterizers", "davatar.metrics", "davatar.captures", "davatar.commands")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
@@ -167,11 +168,23 @@ def test_config_yaml_tells_origins():
 
 
 def test_every_shipped_preset_fits_its_settings():
-    """Presets are found by the folder of their component; a key that no field has would raise."""
+    """A key that no field has would raise, and so would a folder that belongs to no component."""
     from davatar.avatar.settings import AvatarSettings
+    from davatar.checks.demo_settings import DemoSettings
+    from davatar.headmodel.training import TrainingSettings
+    from davatar.prior.settings import PriorSettings
     from davatar.tracking.settings import TrackSettings
 
-    for component, cls in (("avatar", AvatarSettings), ("tracking", TrackSettings)):
+    owners = {
+        "avatar": AvatarSettings,
+        "demo": DemoSettings,
+        "nphm": TrainingSettings,
+        "prior": PriorSettings,
+        "tracking": TrackSettings,
+    }
+    folders = (files("davatar.assets") / "presets").iterdir()
+    assert owners.keys() == {folder.name for folder in folders if folder.is_dir()}
+    for component, cls in owners.items():
         for preset in settings.presets(component):
-            found = settings.resolve(cls, preset, environ={})
+            found = settings.resolve(cls, preset, component=component, environ={})
             assert f"preset {preset}" in found.origins.values()
