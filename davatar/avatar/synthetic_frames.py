@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from davatar.avatar.canonical import canonical_vertices
 from davatar.avatar.conditioning import HeadMaps, head_maps
 from davatar.capture.synthetic.subject import Subject
 from davatar.capture.synthetic.view import film
 from davatar.geometry.camera import Camera
 from davatar.geometry.mesh import Mesh
+from davatar.headmodel.canonical import canonical_vertices
 from davatar.raster.embree import EmbreeRasterizer
 
 WAVES = 24  # plane waves per field

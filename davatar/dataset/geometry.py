@@ -1,9 +1,9 @@
 """Where the meshes of a data set come from, and the cut through the neck.
 
 A mesh source is a function row of the track -> mesh in world metres with canonical coordinates in head-model
-units. "neural": the meshes that the tracker wrote. "linear": the morphable model with the track's coefficients;
-its canonical coordinates are the mean neutral head's, so that all people share them. "exact" meshes, of synthetic
-subjects, are any other such function.
+units. "neural": the meshes that the tracker wrote. "linear": the morphable model with the track's coefficients,
+whose canonical coordinates are those that the neural model would give (`headmodel.canonical`). "exact" meshes, of
+synthetic subjects, are any other such function.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 
 from davatar.core.errors import DataError, MissingError
 from davatar.geometry.mesh import Mesh, read_ply
+from davatar.headmodel.canonical import canonical_vertices
 from davatar.headmodel.morphable import OFFSET, SEE_THROUGH, UNITS_PER_METRE, MorphableModel, open_morphable
 from davatar.headmodel.track import Track
 
@@ -27,11 +28,11 @@ FADE = (-0.122 * UNITS_PER_METRE + OFFSET[1], -0.102 * UNITS_PER_METRE + OFFSET[
 def linear_meshes(track: Track) -> MeshSource:
     """The morphable model under the track's coefficients and pose."""
     model = open_morphable()
-    triangles = seen_triangles(model)
+    triangles, canonical = seen_triangles(model), canonical_vertices(model, track.morphable_identity)
 
     def mesh(row: int) -> Mesh:
         vertices = model.vertices(track.morphable_identity, track.morphable_expression[row])
-        posed = Mesh(vertices, triangles, model.template)
+        posed = Mesh(vertices, triangles, canonical)
         return posed.transformed(track.morphable_rotation[row], track.morphable_translation[row])
 
     return mesh

@@ -18,6 +18,7 @@ from davatar.dataset.geometry import MeshSource, seen_triangles
 from davatar.dataset.layout import safe_name
 from davatar.dataset.rasterize import Recording
 from davatar.geometry.mesh import Mesh
+from davatar.headmodel.canonical import canonical_vertices
 from davatar.headmodel.morphable import open_morphable
 from davatar.headmodel.track import Track, pose_from_morphable
 
@@ -68,14 +69,14 @@ def _meshes(truth: dict[str, np.ndarray], folder: Path) -> MeshSource:
         head = _arrays(folder / "gt" / "topology.npz", ("head_weight",))["head_weight"][:, None].astype(np.float64)
     body = truth.get("body_pose", np.eye(4))
     displacement = truth.get("displacement", np.float32(0))
-    triangles = seen_triangles(model)
+    triangles, canonical = seen_triangles(model), canonical_vertices(model, truth["identity"])
 
     def mesh(row: int) -> Mesh:
         local = model.vertices(truth["identity"], truth["expression"][row]) + displacement
         pose = truth["head_pose"][row]
         with_head = local @ pose[:3, :3].T + pose[:3, 3]
         with_body = local @ body[:3, :3].T + body[:3, 3]
-        return Mesh(head * with_head + (1 - head) * with_body, triangles, model.template)
+        return Mesh(head * with_head + (1 - head) * with_body, triangles, canonical)
 
     return mesh
 
