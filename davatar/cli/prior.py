@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,7 +10,7 @@ import typer
 
 from davatar.cli import console
 from davatar.core import runs
-from davatar.core.errors import Interrupted, UsageError
+from davatar.core.errors import DataError, Interrupted, MissingError, UsageError
 
 app = typer.Typer(no_args_is_help=True, help="Train, sample and show head models and the priors over their codes.")
 
@@ -52,9 +53,13 @@ def train(
     console.progress().info(f"{run.name} in {run.folder}")
     try:
         path = _train(kind, resolved.value, run.folder)
-    except Interrupted as error:
+    except (Interrupted, KeyboardInterrupt) as error:
         again = f"`davatar prior train {kind} --resume {run.name}` goes on"
-        raise Interrupted(error.message, mend=again) from error
+        raise Interrupted("stopped; what was finished is saved", mend=again) from error
+    except (UsageError, DataError, MissingError):
+        if not resume and not run.checkpoints():  # nothing was trained: leave no empty run behind
+            shutil.rmtree(run.folder)
+        raise
     console.result(
         {"run": run.name, "folder": str(run.folder), "weights": str(path)},
         f"{path}\nlook at it: davatar prior {'sample --head-model' if kind == 'nphm' else 'show'} {run.name}",
@@ -176,16 +181,29 @@ def import_(
 @app.command()
 def show(
     name: Annotated[
-        str, typer.Argument(help="prior: shipped name, run, file or published folder", autocompletion=_prior_names)
+        str,
+        typer.Argument(
+            help="prior: shipped name, run, file or published folder; or a head model: open, a run",
+            autocompletion=_prior_names,
+        ),
     ],
     evaluate: Annotated[
-        bool, typer.Option("--evaluate", help="Compare it with a fitted Gaussian on values training never saw.")
+        bool,
+        typer.Option(
+            "--evaluate", help="Measure it on what training never saw: a prior beside a Gaussian, a head model in mm."
+        ),
     ] = False,
+    sheet: Annotated[
+        Path | None, typer.Option(help="with --evaluate, head models: picture (.png) of true and predicted heads")
+    ] = None,
     n: Annotated[int, typer.Option("-n", min=20, help="samples to judge")] = 1000,
     steps: Annotated[int, typer.Option(help="noise levels walked per sample")] = 50,
     seed: Annotated[int, typer.Option(help="of samples and noise")] = 0,
 ) -> None:
-    """Say what a prior is, and with --evaluate how good it is."""
+    """Say what a prior or a head model is, and with --evaluate how good it is."""
+    if name == "open" or name.startswith(f"{PREFIX['nphm']}-"):
+        _show_head_model(name, evaluate, sheet)
+        return
     from davatar.prior.code_prior import CodePrior
 
     prior = CodePrior.from_pretrained(name)
@@ -197,6 +215,26 @@ def show(
         document["evaluation"] = figures
         _show_evaluation(figures)
     console.result({"name": name, **document, "settings": settings})
+
+
+def _show_head_model(name: str, evaluate: bool, sheet: Path | None) -> None:
+    from davatar.headmodel.evaluate import evaluate_open
+    from davatar.headmodel.head_model import HeadModel
+
+    model = HeadModel.from_pretrained(_head_model(name))
+    document = model.describe()
+    console.table(["", name], [[key.replace("_", " "), str(value)] for key, value in document.items()])
+    if evaluate:
+        figures = evaluate_open(model, sheet=sheet, progress=console.progress())
+        document["evaluation"] = figures
+        for title in ("truth_to_prediction_mm", "prediction_to_truth_mm"):
+            rows = [[region, f"{v['mean']:.3f}", f"{v['p95']:.3f}"] for region, v in figures[title].items()]
+            console.table([title.replace("_", " "), "mean", "95 %"], rows)
+        console.table(["steepness of the field", ""], [[k, f"{v:.3f}"] for k, v in figures["steepness"].items()])
+        rows = [[move, *(f"{share:.2f}" for share in shares.values())] for move, shares in figures["movements"].items()]
+        console.table(["share of the true movement", "at 100 %", "at 10 %"], rows)
+        console.table(["floating pieces", "heads"], [[str(figures["floating_pieces"]), str(figures["heads"])]])
+    console.result({"name": name, **document})
 
 
 def _evaluate(prior: Any, n: int, steps: int, seed: int) -> dict[str, Any]:

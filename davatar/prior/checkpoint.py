@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from davatar.core.errors import ConfigError, DataError, MissingError
-from davatar.core.files import atomic_path
+from davatar.core.files import write_bytes
 from davatar.core.runs import CONFIG, Run, resolve_run
 from davatar.core.settings import from_mapping
 from davatar.diffusion.parameterization import PredictionType
@@ -78,7 +78,7 @@ def write_prior(
     half: bool = False,
 ) -> None:
     """One self-contained file; `half` stores the network's weights as float16 (the normalisation never)."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     dtype = torch.float16 if half else torch.float32
     tensors = {f"network.{k}": v.detach().cpu().to(dtype).contiguous() for k, v in prior.network.state_dict().items()}
@@ -93,8 +93,7 @@ def write_prior(
         "code_size": prior.code_size,
     }
     metadata = {FORMAT: json.dumps({"config": config, "about": dict(prior.about)})}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata)
+    write_bytes(path, save(tensors, metadata))
 
 
 def read_prior(path: str | Path) -> CodePrior:

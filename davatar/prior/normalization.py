@@ -9,6 +9,7 @@ a remainder that a prior may pull to zero.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -85,10 +86,16 @@ class LinearNormalization:
             raise DataError(f"code transform {list(rows.shape)} does not fit a mean of shape {list(self.mean.shape)}")
         if not (np.isfinite(rows).all() and np.isfinite(self.mean).all()):
             raise DataError("code transform holds values that are not finite")
-        inverse = np.linalg.pinv(rows.astype(np.float64), rcond=1e-7)
-        object.__setattr__(self, "_to_whitened", inverse.astype(np.float32))
-        spread = float(np.sqrt((rows.astype(np.float64) ** 2).sum() / rows.shape[1]))
-        object.__setattr__(self, "_spread", spread)
+
+    @cached_property
+    def to_whitened(self) -> np.ndarray:
+        """[L, Lw] least-squares inverse of `from_whitened`."""
+        return np.linalg.pinv(self.from_whitened.astype(np.float64), rcond=1e-7).astype(np.float32)
+
+    @cached_property
+    def _spread(self) -> float:
+        """Standard deviation of a number of the code, root mean square over the code."""
+        return float(np.sqrt((self.from_whitened.astype(np.float64) ** 2).sum() / self.code_size))
 
     @classmethod
     def from_coefficients(
@@ -116,7 +123,7 @@ class LinearNormalization:
         return f"{self.size} coefficients of unit variance, a linear image of which is the code"
 
     def normalise(self, codes: Tensor) -> Tensor:
-        return (codes - self._like(self.mean, codes)) @ self._like(self._to_whitened, codes)
+        return (codes - self._like(self.mean, codes)) @ self._like(self.to_whitened, codes)
 
     def denormalise(self, normalised: Tensor) -> Tensor:
         return self._like(self.mean, normalised) + normalised @ self._like(self.from_whitened, normalised)

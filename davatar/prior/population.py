@@ -170,7 +170,7 @@ def table_population(kind: Kind, table: np.ndarray, settings: DataSettings, seed
         mean, spread = np.full(table.shape[1], (low + high) / 2), np.full(table.shape[1], (high - low) / 2)
     else:
         normalization = _principal_components(kept)
-        kept, aside = ((x - normalization.mean) @ normalization._to_whitened for x in (kept, aside))
+        kept, aside = ((x - normalization.mean) @ normalization.to_whitened for x in (kept, aside))
         mean, spread = np.zeros(normalization.size), np.ones(normalization.size)
 
     def rows(of: np.ndarray) -> Draw:

@@ -8,6 +8,7 @@ and at the end prior.safetensors, which `CodePrior.from_pretrained` reads.
 
 from __future__ import annotations
 
+import io
 import math
 import pickle
 import zipfile
@@ -22,7 +23,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from davatar.core.errors import DataError
-from davatar.core.files import atomic_path
+from davatar.core.files import write_bytes
 from davatar.core.interrupt import Stop, interruptible
 from davatar.core.lock import exclusive
 from davatar.core.manifest import end_manifest, write_manifest
@@ -221,8 +222,10 @@ class _Trainer:
             "average": self.ema.average,
             "average_calls": self.ema.calls,
         }
-        with self.run.checkpoint(self.step) as folder, atomic_path(folder / STATE) as temporary:
-            torch.save(state, temporary)
+        buffer = io.BytesIO()  # a full disk under torch.save would be an error without a name
+        torch.save(state, buffer)
+        with self.run.checkpoint(self.step) as folder:
+            write_bytes(folder / STATE, buffer.getvalue())
 
     def _resume(self) -> None:
         latest = self.run.latest_checkpoint()

@@ -1,6 +1,7 @@
 """`davatar prior` through the real entry point, on toy code tables."""
 
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -55,10 +56,25 @@ def test_dry_run_writes_nothing(cli, table, own_places):
         (["sample", "-n", "0"], 2, "-n"),
     ],
 )
-def test_mistakes_have_a_code_and_a_mend(cli, words, code, says):
+def test_mistakes_have_a_code_and_a_mend_and_leave_no_run(cli, own_places, words, code, says):
     outcome = cli("prior", *words)
+    assert not list((own_places / "models").glob("PR-*"))
     assert outcome.code == code, outcome.err
     assert says in outcome.err and "Traceback" not in outcome.err
+
+
+def test_interrupted_training_says_how_to_go_on(cli_process, cli, table):
+    words = ["prior", "train", "identity", "--set", f"data.codes={table}", *TINY, "--steps", "100000"]
+    process = cli_process(*words)
+    for line in process.stderr:  # a line of progress: it trains
+        if line.startswith("prior over"):
+            break
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate()
+    assert process.returncode == 130, err
+    assert "davatar prior train identity --resume PR-1" in err
+    unfinished = cli("prior", "show", "PR-1")
+    assert unfinished.code == 4 and "--resume PR-1" in unfinished.err
 
 
 def test_published_prior_is_imported_into_one_file(cli, shared, tmp_path):
