@@ -34,11 +34,12 @@ class HeadModel:
         maps: linear maps between morphable coefficients and codes; None for published checkpoints.
         hash: content hash of the weights.
         name: how messages call it.
+        about: licence and training data, as the file says.
     """
 
-    def __init__(self, network: NPHM, maps: CodeMaps | None, hash: str, name: str):
+    def __init__(self, network: NPHM, maps: CodeMaps | None, hash: str, name: str, about: dict[str, str] | None = None):
         self.network = network.eval().requires_grad_(False)
-        self.maps, self.hash, self.name = maps, hash, name
+        self.maps, self.hash, self.name, self.about = maps, hash, name, about or {}
 
     @classmethod
     def from_pretrained(cls, name: str | Path = "open") -> HeadModel:
@@ -55,7 +56,22 @@ class HeadModel:
                 network, maps, metadata = load_weights(path)
         else:
             network, maps, metadata = load_weights(name)
-        return cls(network, maps, metadata["hash"], str(name))
+        about = {key: metadata[key] for key in ("licence", "training_data") if key in metadata}
+        return cls(network, maps, metadata["hash"], str(name), about)
+
+    def describe(self) -> dict:
+        """What it is, for people: sizes, parameters, licence, training data, hash."""
+        config = self.network.config
+        return {
+            "identity_size": self.identity_size,
+            "expression_size": self.expression_size,
+            "anchors": config.anchors,
+            "members": f"{config.anchors + 1 - config.pairs} networks of width {config.member_width}",
+            "deformation": f"{config.head} head, width {config.deformation_width}",
+            "parameters": sum(p.numel() for p in self.network.parameters()),
+            **self.about,
+            "hash": self.hash,
+        }
 
     @property
     def identity_size(self) -> int:

@@ -10,11 +10,12 @@ plane has coefficients again (least squares). Head-model units; 1 unit = 250 mm.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from davatar.headmodel.ict_surface import MM, canonical_expression
-from davatar.headmodel.morphable import UNITS_PER_METRE, MorphableModel, to_head_units
+from davatar.headmodel.morphable import UNITS_PER_METRE, MorphableModel, open_morphable, to_head_units
 
 GLOBAL, LOCAL, PAIRS = 64, 32, 16
 WINDOW = 0.09  # head-model units, standard deviation of the Gaussian window around an anchor
@@ -123,3 +124,9 @@ def code_maps(model: MorphableModel) -> CodeMaps:
         anchor_identity=per_identity.astype(np.float32),
         anchor_expression=per_expression.astype(np.float32),
     )
+
+
+@lru_cache(maxsize=1)
+def open_code_maps() -> CodeMaps:
+    """`code_maps` of the morphable model that ships (seconds the first time; shared afterwards)."""
+    return code_maps(open_morphable())

@@ -17,11 +17,12 @@ from functools import lru_cache
 import numpy as np
 from scipy.spatial import cKDTree
 
-from davatar.headmodel.ict_surface import MM, TeachingSurface, teaching_surface
+from davatar.headmodel.ict_surface import MM, TeachingSurface, ray_hits, teaching_surface, view_directions
 from davatar.headmodel.morphable import open_morphable
 
 BOX = np.array([[-0.55, -0.65, -0.95], [0.55, 0.75, 0.5]])  # head-model units, where wide points are drawn
 TREE_POINTS = 16000
+_FRONT = np.array([d for d in view_directions(60) if d[2] > 0.7])  # where a scanner looks at the eyes from
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,11 @@ def _units() -> tuple[tuple[int, ...], ...]:
     return tuple((k, int(m)) if m != k else (k,) for k, m in enumerate(mirror) if k <= m)
 
 
-def sample_expressions(count: int, rng: np.random.Generator) -> np.ndarray:
+def sample_expressions(count: int, rng: np.random.Generator, faint: float = 0.25) -> np.ndarray:
     """[count, 53] weights in 0..1: a few shapes at once, many faint or one-sided, extra blinks and jaw openings.
 
     6 % are neutral, 40 % have one or two shapes, the rest two to seven; half of the paired shapes
-    are one-sided; `mouthClose` never exceeds `jawOpen`.
+    are one-sided; a share `faint` of the movements is a fifth as large; `mouthClose` never exceeds `jawOpen`.
     """
     index, units = open_morphable().expression_index, _units()
     out = np.zeros((count, 53))
@@ -64,7 +65,7 @@ def sample_expressions(count: int, rng: np.random.Generator) -> np.ndarray:
             continue
         shapes = rng.integers(1, 3) if kind < 0.46 else rng.integers(2, 8)
         for unit in rng.choice(len(units), shapes, replace=False):
-            amplitude = rng.uniform(0.08, 1.0) * (0.2 if rng.random() < 0.25 else 1.0)
+            amplitude = rng.uniform(0.08, 1.0) * (0.2 if rng.random() < faint else 1.0)
             sides = units[unit]
             if len(sides) == 2 and rng.random() < 0.5:
                 sides = (sides[rng.integers(2)],)
@@ -105,16 +106,23 @@ def _landmark_spots():
 
 
 class PosedSurface:
-    """Nearest-point queries against the visible skin and eyes of one posed head."""
+    """Nearest-point queries against the visible skin and eyes of one posed head.
 
-    def __init__(self, surface: TeachingSurface, vertices: np.ndarray):
-        self.surface, self.vertices = surface, vertices
+    What lies under the lids is found by nearest samples (cheap, misses a third of it) or, with
+    `rays`, by looking from the front past everything around the eyes.
+    """
+
+    def __init__(self, surface: TeachingSurface, vertices: np.ndarray, rays: bool = False):
+        self.surface, self.vertices, self.rays = surface, vertices, rays
         self.vertex_normals = surface.normals(vertices)
         triangle, barycentric = _landmark_spots()
         points, normals = self.at(triangle, barycentric)
+        if rays:
+            shown = ~self.hidden(triangle, points, normals)
+            triangle, points, normals = triangle[shown], points[shown], normals[shown]
         eye = surface.is_eye[triangle]
         self.skin, self.skin_normals = cKDTree(points[~eye], balanced_tree=False), normals[~eye]
-        open_ = ~self.covered(points[eye], normals[eye])
+        open_ = np.full(eye.sum(), True) if rays else ~self.covered(points[eye], normals[eye])
         self.eyes, self.eye_normals = cKDTree(points[eye][open_], balanced_tree=False), normals[eye][open_]
 
     def at(self, triangle: np.ndarray, barycentric: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -132,6 +140,22 @@ class PosedSurface:
         above = np.einsum("nkc,nc->nk", towards, normals)
         aside = np.sqrt(np.maximum((towards**2).sum(-1) - above**2, 0))
         return (found & (above > 0.05 * MM) & (aside < 1.0 * MM)).any(axis=1)
+
+    def hidden(self, triangle: np.ndarray, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
+        """[n] bool: spots under a lid; by rays, or for the eyeballs only by nearest samples."""
+        out = np.zeros(len(points), bool)
+        if not self.rays:
+            eye = self.surface.is_eye[triangle]
+            out[eye] = self.covered(points[eye], normals[eye])
+            return out
+        near = np.flatnonzero(self.surface.near_eye[triangle])
+        facing = normals[near] @ _FRONT.T > 0.05
+        row, view = np.nonzero(facing)
+        start = points[near][row] + 0.05 * MM * normals[near][row]
+        blockers = self.surface.all_triangles[self.surface.around_eyes]
+        free = ray_hits(self.vertices, blockers, start, _FRONT[view]) < 0
+        out[near] = np.bincount(row[free], minlength=len(near)) == 0
+        return out
 
     def distance(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Signed distance [n] to the nearest visible sheet, and whether skin and eye agree on it [n] bool."""
@@ -190,21 +214,27 @@ def _wide_points(posed: PosedSurface, canonical: PosedSurface, count: int, rng: 
 
 
 def sample_head(
-    vertices: np.ndarray, rest: np.ndarray, neutral: np.ndarray, pairs: int, wide: int, rng: np.random.Generator
+    vertices: np.ndarray,
+    rest: np.ndarray,
+    neutral: np.ndarray,
+    pairs: int,
+    wide: int,
+    rng: np.random.Generator,
+    rays: bool = False,
 ) -> HeadSamples:
     """
     Args:
         vertices, rest, neutral: [V, 3] the head in its pose, in the canonical pose and without expression.
         pairs, wide: how many samples of either kind.
+        rays: tell by rays what the lids hide.
     """
     surface = teaching_surface()
-    posed = PosedSurface(surface, vertices)
+    posed = PosedSurface(surface, vertices, rays)
     canonical = posed if rest is vertices else PosedSurface(surface, rest)
     triangle, barycentric = _spots(1.0, int(pairs * 1.5), rng)
     (points, normals), (at_rest, rest_normals) = posed.at(triangle, barycentric), canonical.at(triangle, barycentric)
-    eye, fine = surface.is_eye[triangle], surface.density[triangle] >= 4.0
-    good = ~posed.inside_other(points + 0.75 * MM * normals)
-    good[eye] &= ~posed.covered(points[eye], normals[eye])
+    fine = surface.density[triangle] >= 4.0
+    good = ~posed.inside_other(points + 0.75 * MM * normals) & ~posed.hidden(triangle, points, normals)
     pick = _choose(good, pairs, rng)
     corners, share = surface.triangles[triangle[pick]], barycentric[pick]
     motion = np.einsum("nk,nkc->nc", share, (vertices - neutral)[corners])
@@ -224,13 +254,18 @@ def sample_head(
 
 
 def sample_heads(
-    identity: np.ndarray, expression: np.ndarray | None, pairs: int, wide: int, rng: np.random.Generator
+    identity: np.ndarray,
+    expression: np.ndarray | None,
+    pairs: int,
+    wide: int,
+    rng: np.random.Generator,
+    rays: bool = False,
 ) -> list[HeadSamples]:
     """One `HeadSamples` per row of [n, 100] and [n, 53] coefficients; no expression means the canonical pose."""
     surface = teaching_surface()
     rest = surface.vertices(identity, np.broadcast_to(surface.canonical_expression, (len(identity), 53)))
     if expression is None:
-        return [sample_head(v, v, v, pairs, wide, rng) for v in rest]
+        return [sample_head(v, v, v, pairs, wide, rng, rays) for v in rest]
     posed = surface.vertices(identity, expression)
     neutral = surface.vertices(identity, np.zeros((len(identity), 53)))
-    return [sample_head(v, r, n, pairs, wide, rng) for v, r, n in zip(posed, rest, neutral, strict=True)]
+    return [sample_head(v, r, n, pairs, wide, rng, rays) for v, r, n in zip(posed, rest, neutral, strict=True)]

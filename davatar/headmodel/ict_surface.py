@@ -44,6 +44,8 @@ class TeachingSurface:
     all_triangles: np.ndarray  # [F', 3] int32, hidden ones too (smooth normals and occlusion need them)
     is_eye: np.ndarray  # [F] bool, eyeball triangles
     is_bag: np.ndarray  # [F] bool, mouth bag
+    near_eye: np.ndarray  # [F] bool, lids, sockets and eyeballs
+    around_eyes: np.ndarray  # [F'] bool, among all_triangles: what can hide an eye or a lid
     density: np.ndarray  # [F] float, relative sampling density per area
     vertex: np.ndarray  # [V] index of each vertex in the morphable model
     incidence: scipy.sparse.csr_matrix  # [V, F'] sums triangle normals into vertex normals
@@ -137,6 +139,11 @@ def teaching_surface() -> TeachingSurface:
     for pose in _PROBE_POSES:
         coefficients = np.concatenate([np.zeros(100, np.float32), model.weights(**pose)])
         seen = seen_triangles(neutral + (coefficients @ basis).reshape(-1, 3), index, directions, seen)
+    eyes = model.in_regions(*EYE_REGIONS)
+    near = eyes | model.in_regions("eye_socket_left", "eye_socket_right")
+    near[model.sets["eyelids"]] = True
+    centres = [neutral[model.in_regions(name)[used]].mean(axis=0) for name in EYE_REGIONS]
+    close = np.min([np.linalg.norm(neutral - centre, axis=1) for centre in centres], axis=0) < 28 * MM
     rows = index.ravel()
     columns = np.repeat(np.arange(len(index)), 3)
     shape = (len(used), len(index))
@@ -146,8 +153,10 @@ def teaching_surface() -> TeachingSurface:
         basis=basis,
         triangles=index[seen],
         all_triangles=index,
-        is_eye=model.in_regions(*EYE_REGIONS)[triangles[seen]].all(axis=1),
+        is_eye=eyes[triangles[seen]].all(axis=1),
         is_bag=model.in_regions("mouth_socket")[triangles[seen]].all(axis=1),
+        near_eye=near[triangles[seen]].all(axis=1),
+        around_eyes=close[index].any(axis=1),
         density=_density(model, triangles[seen]),
         vertex=used,
         incidence=incidence,

@@ -1,7 +1,8 @@
 """Training the open head model on heads drawn from the morphable model.
 
-Three stages, each in one cosine schedule: the identity decoder alone on canonical heads, the
-deformation alone on correspondences, then both through their composition on posed heads. The loss
+Four stages, each in one cosine schedule: the identity decoder alone on canonical heads, the
+deformation alone on correspondences, both through their composition on posed heads, and a finish
+that sees by rays what the lids hide and dwells on faint movements. The loss
 is on pairs of points p +- h n: where the field's zero lies between them (position) and how steep it
 is (slope); a plain loss on distances ends in a flat field that only looks accurate. Lengths in the
 losses and in `metrics.jsonl` are mm.
@@ -12,6 +13,7 @@ the same folder ends with the same weights as one that was not.
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import time
@@ -24,26 +26,31 @@ import torch
 from torch import Tensor
 
 from davatar.core.errors import DataError
-from davatar.core.files import atomic_path, write_json
+from davatar.core.files import atomic_path, read_json, write_json, write_text
+from davatar.core.interrupt import Stop, interruptible
 from davatar.core.progress import Progress, silent
-from davatar.headmodel.ict_codes import CodeMaps, code_maps
+from davatar.headmodel.ict_codes import CodeMaps, open_code_maps
 from davatar.headmodel.ict_samples import HeadSamples, sample_expressions, sample_heads, sample_identities
 from davatar.headmodel.ict_surface import MM
-from davatar.headmodel.morphable import open_morphable
+from davatar.headmodel.losses import stage_loss
 from davatar.headmodel.nphm import NPHM, NPHMConfig
 from davatar.headmodel.weights import save_weights
 
-Stage = Literal["identity", "deformation", "joint"]
-STAGES: tuple[Stage, ...] = ("identity", "deformation", "joint")
+Stage = Literal["identity", "deformation", "joint", "finish"]
+STAGES: tuple[Stage, ...] = ("identity", "deformation", "joint", "finish")
+STATE = "state.pt"  # what a killed run goes on from
 GROUP = 8  # heads drawn from one generator; also how many enter the pool at once
 
 
 @dataclass(frozen=True)
 class StageSettings:
-    steps: int
-    learning_rate: float
-    last_learning_rate: float
-    fresh_heads: int  # heads drawn over the stage besides the first pool
+    steps: int = 1000
+    learning_rate: float = 1e-3
+    last_learning_rate: float = 1e-5
+    faint: float = 0.25  # share of movements drawn a fifth as large
+    relative: float = 0.4  # weight of the correspondence error over the size of the motion
+    rays: bool = False  # tell by rays what the lids hide: exact, and dearer per head
+    fresh_heads: int = 0  # heads drawn over the stage besides the first pool
 
 
 @dataclass(frozen=True)
@@ -61,9 +68,10 @@ class TrainingSettings:
             activation="silu",
         )
     )
-    identity: StageSettings = StageSettings(7500, 4e-3, 2e-4, 1600)
-    deformation: StageSettings = StageSettings(4500, 3e-3, 3e-4, 1000)
-    joint: StageSettings = StageSettings(7000, 8e-4, 5e-6, 2000)
+    identity: StageSettings = StageSettings(7500, 4e-3, 2e-4, fresh_heads=1600)
+    deformation: StageSettings = StageSettings(4500, 3e-3, 3e-4, fresh_heads=1000)
+    joint: StageSettings = StageSettings(7000, 8e-4, 5e-6, fresh_heads=2000)
+    finish: StageSettings = StageSettings(3000, 5e-4, 5e-6, faint=0.5, relative=1.0, rays=True, fresh_heads=1000)
     heads: int = 32  # heads per batch
     pairs: int = 22  # pairs per head and batch; each is two queries
     wide: int = 20  # wide points per head and batch
@@ -99,9 +107,10 @@ class HeadPool:
     def _draw(self, group: int) -> None:
         settings = self.settings
         rng = np.random.default_rng([settings.seed, STAGES.index(self.stage), 0, group])
-        identity, expression = sample_identities(GROUP, rng), sample_expressions(GROUP, rng)
+        stage: StageSettings = getattr(settings, self.stage)
+        identity, expression = sample_identities(GROUP, rng), sample_expressions(GROUP, rng, stage.faint)
         posed = None if self.stage == "identity" else expression
-        self.heads += sample_heads(identity, posed, settings.pool_pairs, settings.pool_wide, rng)
+        self.heads += sample_heads(identity, posed, settings.pool_pairs, settings.pool_wide, rng, stage.rays)
         self.identity += list((identity @ self.maps.identity.T).astype(np.float32))
         self.expression += list((expression * self.maps.expression).astype(np.float32))
         del self.heads[: -settings.pool], self.identity[: -settings.pool], self.expression[: -settings.pool]
@@ -128,62 +137,14 @@ class HeadPool:
         return {name: torch.from_numpy(value) for name, value in out.items()}
 
 
-def pair_terms(plus: Tensor, minus: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
-    """Field values at p +- h n -> (distance of its zero from p in mm, relative error of its slope), elementwise."""
-    return (plus + minus).abs() / (2 * MM), ((plus - minus) / (2 * half) - 1).abs()
-
-
-def wide_term(value: Tensor, distance: Tensor, corner: float) -> Tensor:
-    """Huber error in mm, `corner` mm wide, fading with the distance from the surface."""
-    error = (value - distance).abs() / MM
-    huber = torch.where(error < corner, error**2 / (2 * corner), error - corner / 2)
-    return huber / (1 + distance.abs() / (6 * MM))
-
-
-def _distance_loss(plus, minus, far, batch, corner) -> tuple[Tensor, dict[str, Tensor]]:
-    position, slope = pair_terms(plus, minus, batch["half"])
-    wide = wide_term(far, batch["distance"], corner)
-    loss = position.mean() + 2 * (slope + slope**2).mean() + 0.7 * wide.mean()
-    return loss, {"position_mm": position.mean(), "slope": slope.mean(), "wide_mm": wide.mean()}
-
-
-def _correspondence_loss(error: Tensor, motion: Tensor, far_error: Tensor, batch: dict[str, Tensor]):
-    """Errors and motions in mm -> (loss, mean error); relative to the motion as well, so that faint ones count."""
-    near = error.mean() + 0.4 * (error / (0.3 + motion)).mean()
-    fade = batch["has_partner"] / (1 + batch["distance"].abs() / (3 * MM))
-    return near + 0.4 * (far_error * fade).sum() / fade.sum().clamp_min(1), error.mean()
-
-
-def _length(v: Tensor) -> Tensor:
-    return ((v / MM) ** 2).sum(-1).add(1e-8).sqrt()
-
-
-def stage_loss(model: NPHM, stage: Stage, batch: dict[str, Tensor], corner: float) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss of one batch and its terms (means, mm; slope without unit)."""
-    pairs = batch["surface"].shape[1]
-    sides = (1,) if stage == "deformation" else (1, -1)
-    shifts = [side * batch["half"][..., None] for side in sides]
-    points = torch.cat([batch["surface"] + s * batch["normal"] for s in shifts] + [batch["wide"]], dim=1)
-    parts = [pairs] * len(sides) + [batch["wide"].shape[1]]
-    if stage == "identity":
-        canonical = torch.nn.functional.pad(points, (0, model.config.hyper))
-        return _distance_loss(*model.identity(canonical, batch["identity"]).split(parts, dim=1), batch, corner)
-    canonical = model.to_canonical(points, batch["identity"], batch["expression"])
-    wanted = [batch["canonical"] + s * batch["canonical_normal"] for s in shifts] + [batch["partner"]]
-    *near, far_error = _length(canonical[..., :3] - torch.cat(wanted, dim=1)).split(parts, dim=1)
-    motion = torch.cat([batch["motion"] / MM] * len(sides), dim=1)
-    match, mean = _correspondence_loss(torch.cat(near, dim=1), motion, far_error, batch)
-    if stage == "deformation":
-        return match, {"correspondence_mm": mean}
-    values = model.identity(canonical, batch["identity"]).split(parts, dim=1)
-    loss, terms = _distance_loss(*values, batch, corner)
-    return loss + 0.7 * match, terms | {"correspondence_mm": mean}
-
-
 def new_model(settings: TrainingSettings, maps: CodeMaps) -> NPHM:
     """Untrained network: anchors exact from the start, first layers sharp in space, hyper coordinates at zero."""
-    torch.manual_seed(settings.seed)
-    config = settings.model
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        return _new_model(settings.model, maps)
+
+
+def _new_model(config: NPHMConfig, maps: CodeMaps) -> NPHM:
     model = NPHM(config, torch.from_numpy(maps.anchors))
     with torch.no_grad():
         kernel = model.identity.weights[0]
@@ -237,66 +198,103 @@ def _settings_match(folder: Path, settings: TrainingSettings) -> None:
     """Write the settings of a new folder; refuse to go on in one that was made with others."""
     path, mine = folder / "settings.json", json.loads(json.dumps(asdict(settings)))
     if path.exists():
-        if json.loads(path.read_text()) != mine:
+        if read_json(path) != mine:
             raise DataError("was made with other settings", file=path, mend="choose another output folder")
     else:
         write_json(path, mine)
 
 
-def _run_stage(model, stage: Stage, settings, maps, folder: Path, state: dict | None, progress: Progress) -> None:
-    plan: StageSettings = getattr(settings, stage)
-    parameters = _parameters(model, stage)
-    optimiser = torch.optim.Adam(parameters, lr=plan.learning_rate, betas=(0.9, 0.99))
-    average = [p.detach().clone() for p in parameters]
-    start = 0
-    if state is not None and "optimiser" in state:
-        start = state["step"]
-        optimiser.load_state_dict(state["optimiser"])
-        average = state["average"]
-    pool, sums, began = HeadPool(stage, settings, maps), {}, time.perf_counter()
-    with progress.task(f"head model, {stage}", plan.steps) as task, open(folder / "metrics.jsonl", "a") as log:
-        task.advance(start)
-        for step in range(start, plan.steps):
-            pool.advance(step)
-            corner = 20.0 * max(0.0, 1 - step / (0.05 * plan.steps)) + 1.0 if stage == "identity" else 1.0
-            for group in optimiser.param_groups:
-                group["lr"] = _rate(plan, step)
-            optimiser.zero_grad(set_to_none=True)
-            loss, terms = stage_loss(model, stage, pool.batch(step), corner)
-            loss.backward()
-            optimiser.step()
-            decay = min(settings.ema, (1 + step) / (10 + step))
-            torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
-            for name, value in (terms | {"loss": loss}).items():
-                sums[name] = sums.get(name, 0.0) + float(value.detach())
-            done = step + 1
-            if done % settings.log_steps == 0 or done == plan.steps:
-                count = (done - 1) % settings.log_steps + 1
+def _forget_metrics(path: Path, stage: Stage, step: int) -> None:
+    """Drop the lines of steps that will be taken again."""
+    if not path.exists():
+        return
+    kept = []
+    for text in path.read_text().splitlines():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:  # a kill cut the last line
+            break
+        if (STAGES.index(line["stage"]), line["step"]) <= (STAGES.index(stage), step):
+            kept.append(text)
+    write_text(path, "".join(f"{text}\n" for text in kept))
+
+
+class _StageRun:
+    """One stage in progress: optimiser, averaged weights, and how they are stored and taken up again."""
+
+    def __init__(self, model: NPHM, stage: Stage, settings: TrainingSettings, maps: CodeMaps, folder: Path):
+        self.model, self.stage, self.settings, self.maps, self.folder = model, stage, settings, maps, folder
+        self.plan: StageSettings = getattr(settings, stage)
+        self.parameters = _parameters(model, stage)
+        self.optimiser = torch.optim.Adam(self.parameters, lr=self.plan.learning_rate, betas=(0.9, 0.99))
+        self.average = [p.detach().clone() for p in self.parameters]
+        self.pool = HeadPool(stage, settings, maps)
+        self.done = 0
+
+    def restore(self, state: dict) -> None:
+        self.done, self.average = state["step"], state["average"]
+        self.optimiser.load_state_dict(state["optimiser"])
+
+    def save(self) -> None:
+        _save(
+            self.folder / STATE,
+            stage=self.stage,
+            step=self.done,
+            model=self.model.state_dict(),
+            optimiser=self.optimiser.state_dict(),
+            average=self.average,
+        )
+        average = copy.deepcopy(self.model)
+        mine = dict(zip(map(id, self.parameters), self.average, strict=True))
+        with torch.no_grad():
+            for ours, theirs in zip(average.parameters(), self.model.parameters(), strict=True):
+                ours.copy_(mine.get(id(theirs), theirs))
+        save_weights(self.folder / "latest.safetensors", average, self.maps, self.settings)
+
+    def take_average(self) -> None:
+        with torch.no_grad():
+            for parameter, mean in zip(self.parameters, self.average, strict=True):
+                parameter.copy_(mean)
+
+    def step(self) -> dict[str, float]:
+        """One optimiser step; the loss and its terms."""
+        step, plan = self.done, self.plan
+        self.pool.advance(step)
+        wide_start = self.stage == "identity"
+        corner = 20.0 * max(0.0, 1 - step / (0.05 * plan.steps)) + 1.0 if wide_start else 1.0
+        for group in self.optimiser.param_groups:
+            group["lr"] = _rate(plan, step)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss, terms = stage_loss(self.model, self.stage, self.pool.batch(step), corner, plan.relative)
+        loss.backward()
+        self.optimiser.step()
+        decay = min(self.settings.ema, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
+        self.done += 1
+        return {name: float(value.detach()) for name, value in (terms | {"loss": loss}).items()}
+
+
+def _run_stage(run: _StageRun, progress: Progress, stop: Stop) -> None:
+    plan, settings, sums, count, began = run.plan, run.settings, {}, 0, time.perf_counter()
+    path = run.folder / "metrics.jsonl"
+    _forget_metrics(path, run.stage, run.done)
+    with progress.task(f"head model, {run.stage}", plan.steps) as task, open(path, "a") as log:
+        task.advance(run.done)
+        while run.done < plan.steps:
+            for name, value in run.step().items():
+                sums[name] = sums.get(name, 0.0) + value
+            count += 1
+            if run.done % settings.log_steps == 0 or run.done == plan.steps:
                 figures = {name: value / count for name, value in sums.items()}
-                line = {"stage": stage, "step": done, **figures, "seconds": time.perf_counter() - began}
-                print(json.dumps({k: round(v, 5) if isinstance(v, float) else v for k, v in line.items()}), file=log, flush=True)
-                sums = {}
+                line = {"stage": run.stage, "step": run.done, **figures, "seconds": time.perf_counter() - began}
+                rounded = {key: round(value, 5) if isinstance(value, float) else value for key, value in line.items()}
+                print(json.dumps(rounded), file=log, flush=True)
                 task.advance(count, **figures)
-            if done % settings.checkpoint_steps == 0 and done < plan.steps:
-                path = folder / "state.pt"
-                _save(path, stage=stage, step=done, model=model.state_dict(), optimiser=optimiser.state_dict(), average=average)
-                save_weights(folder / "latest.safetensors", _averaged(model, parameters, average), maps, settings)
-    with torch.no_grad():
-        for parameter, mean in zip(parameters, average, strict=True):
-            parameter.copy_(mean)
-    save_weights(folder / "latest.safetensors", model, maps, settings)
-
-
-def _averaged(model: NPHM, parameters: list, average: list[Tensor]) -> NPHM:
-    import copy
-
-    out = copy.deepcopy(model)
-    place = {id(p): k for k, p in enumerate(parameters)}
-    with torch.no_grad():
-        for mine, theirs in zip(out.parameters(), model.parameters(), strict=True):
-            if id(theirs) in place:
-                mine.copy_(average[place[id(theirs)]])
-    return out
+                sums, count = {}, 0
+            if run.done < plan.steps and (stop.requested or run.done % settings.checkpoint_steps == 0):
+                run.save()
+                stop.check()
+    run.take_average()
 
 
 def train_nphm(settings: TrainingSettings, out_folder: str | Path, progress: Progress = silent) -> Path:
@@ -311,25 +309,33 @@ def train_nphm(settings: TrainingSettings, out_folder: str | Path, progress: Pro
 
     Raises:
         DataError: the folder was made with other settings, or its state is damaged.
+        Interrupted: a signal arrived; the same call goes on.
     """
     folder = Path(out_folder)
     folder.mkdir(parents=True, exist_ok=True)
     _settings_match(folder, settings)
-    maps = code_maps(open_morphable())
-    model, state, path = new_model(settings, maps), None, folder / "state.pt"
+    maps = open_code_maps()
+    model, state, path = new_model(settings, maps), None, folder / STATE
     if path.exists():
         try:
             state = torch.load(path, weights_only=True)
             model.load_state_dict(state["model"])
         except (RuntimeError, KeyError, EOFError, OSError) as error:
-            raise DataError(f"is not a readable training state: {error}", file=path, mend="remove it to start over") from error
+            raise DataError(
+                f"is not a readable training state: {error}", file=path, mend="remove it to start over"
+            ) from error
+    torch.set_flush_denormal(True)  # the blend's tails are denormal numbers, hundreds of times slower
     first = 0 if state is None else STAGES.index(state["stage"])
-    torch.set_flush_denormal(True)
-    for stage in STAGES[first:]:
-        _run_stage(model, stage, settings, maps, folder, state, progress)
-        state = None
-        following = STAGES.index(stage) + 1
-        if following < len(STAGES):
-            _save(path, stage=STAGES[following], step=0, model=model.state_dict())
+    with interruptible() as stop:
+        for number, stage in enumerate(STAGES[first:], start=first):
+            run = _StageRun(model, stage, settings, maps, folder)
+            if state is not None and "optimiser" in state:
+                run.restore(state)
+            state = None
+            _run_stage(run, progress, stop)
+            if number + 1 < len(STAGES):
+                _save(path, stage=STAGES[number + 1], step=0, model=model.state_dict())
+                save_weights(folder / "latest.safetensors", model, maps, settings)
+                stop.check()
     save_weights(folder / "model.safetensors", model, maps, settings)
     return folder / "model.safetensors"

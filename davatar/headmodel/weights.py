@@ -73,7 +73,9 @@ def load_weights(path: str | Path) -> tuple[NPHM, CodeMaps, dict[str, str]]:
     """
     path = Path(path)
     if not path.is_file():
-        raise MissingError("no head model there", file=path, mend="`davatar prior train nphm` makes one; `open` is built in")
+        raise MissingError(
+            "no head model there", file=path, mend="`davatar prior train nphm` makes one; `open` is built in"
+        )
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -90,5 +92,7 @@ def load_weights(path: str | Path) -> tuple[NPHM, CodeMaps, dict[str, str]]:
         model = NPHM(config, torch.from_numpy(maps.anchors))
         model.load_state_dict({n[6:]: v.float() for n, v in tensors.items() if n.startswith("model.")})
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"does not fit its own configuration: {error}", file=path, mend="fetch or train it again") from error
+        raise DataError(
+            f"does not fit its own configuration: {error}", file=path, mend="fetch or train it again"
+        ) from error
     return model.eval().requires_grad_(False), maps, metadata

@@ -154,7 +154,9 @@ def test_golden_second_order_and_blend(golden):
         wanted = arrays[f"d_{name}_f64"][:, 0]
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
     canonical = torch.from_numpy(arrays["queries_can_f64"])
-    np.testing.assert_allclose(model.identity(canonical, identity).detach(), arrays["sdf_canonical_f64"][..., 0], atol=1e-6)
+    np.testing.assert_allclose(
+        model.identity(canonical, identity).detach(), arrays["sdf_canonical_f64"][..., 0], atol=1e-6
+    )
     slots, weights = model.identity.blend(canonical[..., :3], model.identity.anchors(identity))
     assert np.array_equal(slots.numpy(), arrays["neighbours"])
     np.testing.assert_allclose(weights.detach(), arrays["blend"], atol=1e-6)
