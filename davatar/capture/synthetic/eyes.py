@@ -14,7 +14,8 @@ from davatar.capture.synthetic.noise import bump, noise, smoothstep
 from davatar.capture.synthetic.template import CM, EYE_LEFT, EYE_RIGHT, SKIN, Eye, Template
 from davatar.capture.synthetic.traits import Traits
 
-CORNEA = 0.4
+CORNEA = 0.4  # share of the modelled bulge that is kept
+CORNEA_RADIUS = 0.85  # cm
 CLEARANCE = 0.0003  # m between eyeball and closed lid
 
 
@@ -64,14 +65,15 @@ def _front(vertices: np.ndarray, triangles: np.ndarray, center: np.ndarray) -> n
     return np.where(hit["primID"] >= 0, 0.1 - hit["tfar"], np.inf)
 
 
-def paint_eye(points: np.ndarray, eye: Eye, traits: Traits) -> tuple[np.ndarray, np.ndarray]:
+def paint_eye(points: np.ndarray, eye: Eye, traits: Traits) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Colour of points on the unturned template eyeball.
 
     Args:
         points: [N, 3] cm, template.
 
     Returns:
-        albedo [N, 3], wet [N] strength of the sharp highlight.
+        albedo [N, 3], wet [N] strength of the sharp highlight, tilt [N, 3] what the cornea, which is rounder than
+        the ball, adds to the unit normal (template axes).
     """
     arm = points - eye.center
     ahead = arm @ eye.axis
@@ -93,4 +95,6 @@ def paint_eye(points: np.ndarray, eye: Eye, traits: Traits) -> tuple[np.ndarray,
     iris = iris * (1 - 0.8 * smoothstep(0.80, 1.0, depth))[:, None]  # the dark ring at its border
     iris = iris * smoothstep(pupil - 0.02, pupil + 0.03, radius)[:, None] + np.float32(0.004)
     inside = smoothstep(r + 0.035, r - 0.035, radius) * (ahead > 0)
-    return (sclera + inside[:, None] * (iris - sclera)).astype(np.float32), (0.7 + 0.3 * inside).astype(np.float32)
+    albedo = (sclera + inside[:, None] * (iris - sclera)).astype(np.float32)
+    tilt = flat * (inside * np.float32(1 / CORNEA_RADIUS - 1 / eye.radius))[:, None]
+    return albedo, (0.7 + 0.3 * inside).astype(np.float32), tilt.astype(np.float32)

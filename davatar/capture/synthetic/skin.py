@@ -25,7 +25,7 @@ from davatar.capture.synthetic.template import (
 )
 from davatar.capture.synthetic.traits import Traits
 
-PORES = 0.0035  # cm, height of the finest relief
+PORES = 0.0024  # cm, height of the finest relief
 
 
 def paint_skin(
@@ -66,11 +66,11 @@ def paint_skin(
 
     lash = samples.lash
     upper = smoothstep(2.9, 3.7, y)
-    line = smoothstep(0.1 + 0.05 * traits.makeup, 0.03, lash) * (0.35 + 0.65 * upper)
+    line = smoothstep(0.13 + 0.07 * traits.makeup, 0.04, lash) * (0.3 + 0.7 * upper)
     shadow = traits.makeup * bump(lash - 0.25, 0.35) * upper * smoothstep(0.9, 0.3, lash)
     _tint(albedo, shadow, (-0.5, -0.75, -0.55))
-    _mix(albedo, (0.55 + 0.4 * traits.makeup) * line, np.float32([0.03, 0.022, 0.02]))
-    _mix(albedo, 0.55 * bump(lash, 0.05) * (1 - upper), np.float32([0.45, 0.2, 0.17]))
+    _mix(albedo, (0.6 + 0.35 * traits.makeup) * line, np.float32([0.03, 0.022, 0.02]))
+    _mix(albedo, 0.6 * bump(lash, 0.08) * (1 - upper), np.float32([0.45, 0.2, 0.17]))
 
     gloss = np.full(len(p), 0.55, np.float32) + 0.5 * nose + 0.35 * bump(x, 2.6) * bump(y - 8, 2) * front
     gloss *= np.float32(traits.oil) * (1 + 0.25 * noise(p, 2.0, traits.offset + 12))

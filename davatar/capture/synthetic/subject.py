@@ -106,14 +106,14 @@ class Posed:
     """One person, one expression, one gaze: geometry in the head frame with its search tree.
 
     Fields: `vertices` [V, 3] m; `attributes` [V, 10] float32: vertices, normals, template points (cm), openness;
-    `creases` [G, 2] and `blush` [2] by side; `scene` embree.
+    `turn` [3, 3] of the eyeballs; `creases` [G, 2] and `blush` [2] by side; `scene` embree.
     """
 
     def __init__(self, subject: Subject, weights: np.ndarray, gaze: np.ndarray):
         template = subject.template
-        self.subject, self.gaze = subject, gaze
+        self.subject = subject
         vertices = subject.vertices(weights)
-        turn = gaze_rotation(gaze).astype(np.float32)
+        self.turn = turn = gaze_rotation(gaze).astype(np.float32)
         for eye in template.eyes:
             center = eye_center(template, eye, vertices)
             vertices[eye.vertices] = (vertices[eye.vertices] - center) @ turn.T + center
@@ -179,9 +179,9 @@ def _paint_block(
         cover = beard[on_beard] * traits.beard_density * (0.16 + 0.5 * dots)
         beard[on_beard] = 0.2 * cover
     else:
-        # Skin shows between the strands at the border.
-        thin = 2.6 * (1 - beard[on_beard]) + 1.2 * (1 - traits.beard_density)
-        cover = beard[on_beard] * smoothstep(-1.0, 0.2, strand + 2.4 - 1.6 * thin)
+        thin = 2.6 * (1 - beard[on_beard]) + 0.6 * (1 - traits.beard_density)
+        least = 0.85 * smoothstep(0.5, 0.9, beard[on_beard])  # only at the border skin shows between the strands
+        cover = beard[on_beard] * np.maximum(smoothstep(-1.0, 0.2, strand + 2.4 - 1.6 * thin), least)
         beard[on_beard] = cover
     tone = 0.85 * traits.hair * np.exp(0.28 * strand)[:, None]
     albedo[on_beard] += cover[:, None] * (tone - albedo[on_beard])

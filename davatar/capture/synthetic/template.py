@@ -79,7 +79,7 @@ class Template:
     triangles: np.ndarray  # [F, 3] int32, everything that is drawn
     part: np.ndarray  # [F] uint8, SKIN ... EYE_RIGHT
     eyes: tuple[Eye, Eye]  # left, right
-    lash_line: np.ndarray  # [N, 3] cm, both lid margins, densely
+    lash_line: np.ndarray  # [N, 3] cm, where the lashes grow on all four lids
     ear: np.ndarray  # [V] 0..1
 
     @cached_property
@@ -143,18 +143,11 @@ def _analyse(model: Head) -> Template:
     triangles = np.ascontiguousarray(model.triangles[drawn], dtype=np.int32)
     ear = np.zeros(len(points), np.float32)
     ear[model.sets["ears"]] = 1
-    skin = part_of_vertex == SKIN
-    across = model.triangles[skin[model.triangles].any(axis=1) & (part == SOCKET)]
-    margin = _segments(points, across[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), skin)
+    skin = points[part_of_vertex == SKIN]
+    lashes = points[np.isin(model.vertex_region, [k for k, n in enumerate(model.region_names) if "lashes" in n])]
+    roots = lashes[cKDTree(skin).query(lashes)[0] < 0.02]  # where the lashes, which are not drawn, grow from the lids
     normals = vertex_normals(points, triangles).astype(np.float32)
-    return Template(model, points, normals, triangles, part[drawn].astype(np.uint8), eyes, margin, ear)
-
-
-def _segments(points: np.ndarray, edges: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Dense points on the edges both of whose ends are wanted."""
-    edges = np.unique(np.sort(edges[wanted[edges].all(axis=1)], axis=1), axis=0)
-    t = np.linspace(0, 1, 6, dtype=np.float32)[:, None, None]
-    return ((1 - t) * points[edges[:, 0]] + t * points[edges[:, 1]]).reshape(-1, 3)
+    return Template(model, points, normals, triangles, part[drawn].astype(np.uint8), eyes, roots, ear)
 
 
 def _eye(points: np.ndarray, triangles: np.ndarray) -> Eye:
@@ -203,7 +196,7 @@ class Samples:
     points: np.ndarray  # [S, 3] float32 cm
     part: np.ndarray  # [S] uint8
     ear: np.ndarray  # [S] float32
-    lash: np.ndarray  # [S] float32 cm, distance to the lid margins, at most 1
+    lash: np.ndarray  # [S] float32 cm, distance to the roots of the lashes, at most 1
 
     def __len__(self) -> int:
         return len(self.points)

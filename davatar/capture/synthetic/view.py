@@ -191,7 +191,8 @@ def _look(posed: Posed, hits: Hits, rotation: np.ndarray, coarse: bool) -> np.nd
 
     for side, eye in enumerate(template.eyes):
         rows = np.nonzero(part == EYE_LEFT + side)[0]
-        albedo[rows], gloss[rows] = paint_eye(place[rows], eye, subject.traits)
+        albedo[rows], gloss[rows], tilt = paint_eye(place[rows], eye, subject.traits)
+        normal[rows] = unit(normal[rows] + tilt @ posed.turn.T)
         openness[rows] = _under_lid(where[rows], posed.landmarks, side)
     inside = np.isin(part, (MOUTH, GUMS, TEETH))
     openness[inside] = _in_mouth(where[inside], posed.landmarks)
@@ -199,8 +200,8 @@ def _look(posed: Posed, hits: Hits, rotation: np.ndarray, coarse: bool) -> np.nd
 
     eye = part >= EYE_LEFT
     wet = np.where(inside, 60, 22 + 14 * (1 - cover)).astype(np.float32)
-    sharpness = np.where(eye, np.float32(500), wet)
-    gloss = np.where(eye, 1.3 * gloss, gloss)
+    sharpness = np.where(eye, np.float32(260), wet)
+    gloss = np.where(eye, 2.0 * gloss, gloss)
     scatter = np.where(eye, np.float32(0.8), 1 - 0.6 * cover)
     color = shade(albedo, normal @ rotation.T, to_eye @ rotation.T, openness, gloss, sharpness, scatter)
     label = np.where(eye, LABEL_EYE, np.where(inside, LABEL_MOUTH, np.where(cover > 0.5, LABEL_HAIR, LABEL_SKIN)))
@@ -246,4 +247,4 @@ def _in_mouth(where: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     """[N] 0..1 light inside the mouth: it falls off exponentially behind the lips."""
     lips = landmarks[60:68].mean(axis=0)
     behind = (lips[2] - where[:, 2]) * CM - 0.25 * np.abs(where[:, 0] - lips[0]) * CM
-    return np.clip(0.9 * np.exp(-0.75 * np.maximum(behind, 0)), 0.03, 0.9).astype(np.float32)
+    return np.clip(0.9 * np.exp(-0.9 * np.maximum(behind, 0)), 0.03, 0.9).astype(np.float32)
