@@ -6,6 +6,7 @@ gone. What it returned, its seconds and the memory peak stand in the journal.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ class Done:
     figures: dict[str, Any] = field(default_factory=dict)  # what the stage returned, JSON values
     outputs: tuple[str, ...] = ()  # files and folders it made
     seconds: float = 0.0  # wall time of the session that finished it
+    cpu_seconds: float = 0.0  # of the process and its ended children; what counts on a busy computer
     peak_gb: float | None = None  # largest memory of the process until then; None where the system does not tell
     resumed: bool = False  # an earlier session began it, so `seconds` is not all of it
     reused: bool = False  # an earlier session finished it
@@ -68,12 +70,22 @@ def _do(stage: Stage, content: str, results: dict[str, Done], journal: Journal, 
     begun = f"{stage.name}:begun"
     resumed = journal.done(begun, content) and not journal.done(stage.name, content)
     journal.mark(begun, content)
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), _cpu_seconds()
     figures, outputs = stage.work(results, progress)
-    seconds = time.perf_counter() - start
-    done = Done(figures, tuple(str(path) for path in outputs), seconds, peak_memory_gb(), resumed)
+    done = Done(
+        figures=figures,
+        outputs=tuple(str(Path(path).absolute()) for path in outputs),
+        seconds=time.perf_counter() - start,
+        cpu_seconds=_cpu_seconds() - cpu_start,
+        peak_gb=peak_memory_gb(),
+        resumed=resumed,
+    )
     journal.mark(stage.name, content, **asdict(done))
     return done
+
+
+def _cpu_seconds() -> float:
+    return sum(os.times()[:4])
 
 
 def peak_memory_gb() -> float | None:

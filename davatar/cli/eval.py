@@ -44,7 +44,7 @@ def command(
 ) -> None:
     """Measure an avatar on frames it never saw, or a track against true geometry; writes JSON and a report.html."""
     if Path(what).is_dir() and any((Path(what) / name).exists() for name in ("track.npz", "track/track.npz")):
-        _track(Path(what), ground_truth, out)
+        _track(Path(what), ground_truth, out, every)
         return
     from davatar.checks.avatar_evaluation import EvaluationSettings, evaluate_avatar
 
@@ -72,9 +72,9 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
-def _track(folder: Path, ground_truth: Path | None, out: Path | None) -> None:
+def _track(folder: Path, ground_truth: Path | None, out: Path | None, every: int) -> None:
     from davatar.checks.tracking_score import score_table, score_track
 
-    found = score_track(folder, ground_truth, out=out, progress=console.progress())
+    found = score_track(folder, ground_truth, out=out, every=every, progress=console.progress())
     console.table(*score_table(found))
     console.result(found)
