@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-import multiprocessing
+import subprocess
+import sys
 
 import pytest
 
@@ -37,21 +38,31 @@ def test_a_label_that_is_no_folder_name_is_refused(tmp_path, name):
     assert list(tmp_path.iterdir()) == []
 
 
-def _claim(folder, label, count, barrier, queue):
-    barrier.wait()
-    queue.put([runs.create_run(folder, label).name for _ in range(count)])
+CLAIM = """
+import sys
+from davatar.core.runs import create_run
+print("ready", flush=True)
+sys.stdin.readline()
+print(*(create_run(sys.argv[1], sys.argv[2] or None).name for _ in range(8)))
+"""
 
 
 def test_processes_that_start_at_once_get_different_numbers(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    barrier, queue = context.Barrier(3), context.Queue()
-    labels = ["anna", "bob", None]
-    workers = [context.Process(target=_claim, args=(tmp_path, label, 8, barrier, queue)) for label in labels]
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-P", "-c", CLAIM, str(tmp_path), label],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for label in ("anna", "bob", "")
+    ]
     for worker in workers:
-        worker.start()
-    names = [name for _ in workers for name in queue.get(timeout=60)]
+        assert worker.stdout.readline() == "ready\n"
     for worker in workers:
-        worker.join()
+        worker.stdin.write("go\n")
+        worker.stdin.flush()
+    names = [name for worker in workers for name in worker.communicate()[0].split()]
     assert sorted(int(name.split("-")[1]) for name in names) == list(range(1, 25))
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
 
