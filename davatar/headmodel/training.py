@@ -1,8 +1,7 @@
 """Training the open head model on heads drawn from the morphable model.
 
-Four stages, each in one cosine schedule: the identity decoder alone on canonical heads, the
-deformation alone on correspondences, both through their composition on posed heads, and a finish
-that sees by rays what the lids hide and dwells on faint movements. The loss
+Three stages, each in one cosine schedule: the identity decoder alone on canonical heads, the
+deformation alone on correspondences, then both through their composition on posed heads. The loss
 is on pairs of points p +- h n: where the field's zero lies between them (position) and how steep it
 is (slope); a plain loss on distances ends in a flat field that only looks accurate. Lengths in the
 losses and in `metrics.jsonl` are mm.
@@ -36,8 +35,8 @@ from davatar.headmodel.losses import stage_loss
 from davatar.headmodel.nphm import NPHM, NPHMConfig
 from davatar.headmodel.weights import save_weights
 
-Stage = Literal["identity", "deformation", "joint", "finish"]
-STAGES: tuple[Stage, ...] = ("identity", "deformation", "joint", "finish")
+Stage = Literal["identity", "deformation", "joint"]
+STAGES: tuple[Stage, ...] = ("identity", "deformation", "joint")
 STATE = "state.pt"  # what a killed run goes on from
 GROUP = 8  # heads drawn from one generator; also how many enter the pool at once
 
@@ -71,7 +70,6 @@ class TrainingSettings:
     identity: StageSettings = StageSettings(7500, 4e-3, 2e-4, fresh_heads=1600)
     deformation: StageSettings = StageSettings(4500, 3e-3, 3e-4, fresh_heads=1000)
     joint: StageSettings = StageSettings(7000, 8e-4, 5e-6, fresh_heads=2000)
-    finish: StageSettings = StageSettings(3000, 5e-4, 5e-6, faint=0.5, relative=1.0, rays=True, fresh_heads=1000)
     heads: int = 32  # heads per batch
     pairs: int = 22  # pairs per head and batch; each is two queries
     wide: int = 20  # wide points per head and batch

@@ -29,7 +29,7 @@ def test_losses_fall_and_are_finite(whole, tiny_settings):
     found = lines(whole.parent)
     assert [(x["stage"], x["step"]) for x in found] == [
         ("identity", 4), ("identity", 8), ("identity", 12), ("deformation", 4), ("deformation", 8),
-        ("joint", 4), ("joint", 8), ("finish", 4),
+        ("joint", 4), ("joint", 8),
     ]  # fmt: skip
     assert all(np.isfinite(x["loss"]) for x in found)
     assert found[2]["loss"] < found[0]["loss"] and found[4]["loss"] < found[3]["loss"]
