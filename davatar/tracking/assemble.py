@@ -22,7 +22,7 @@ def assemble(recording: Recording, linear: LinearFit, neural: NeuralFit | None, 
         neural, model: None for a track of the linear stage alone; its codes are empty.
     """
     count = len(recording)
-    to_world = [_camera_to_world(recording, row) for row in range(count)]
+    to_world = [recording.camera(row).camera_to_world for row in range(count)]
     rows = linear.rows
     morphable = [(row.state.rotation, row.state.translation) for row in rows]
     if neural is None:
@@ -61,15 +61,6 @@ def _codes(model: HeadModel, coefficients: np.ndarray) -> np.ndarray:
     from davatar.tracking.neural.variables import CodeSpace
 
     return CodeSpace.of(model).expression(coefficients).numpy().astype(np.float32)
-
-
-def _camera_to_world(recording: Recording, row: int) -> np.ndarray:
-    """[4, 4]; a frame that cannot be read has its neighbour's camera."""
-    for other in sorted(range(len(recording)), key=lambda k: abs(k - row)):
-        frame = recording.frame(other)
-        if frame is not None:
-            return frame.camera.camera_to_world
-    return np.eye(4)
 
 
 def _into(world: np.ndarray, rotation: np.ndarray, translation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -23,6 +23,7 @@ from davatar.tracking.recording import Recording
 from davatar.tracking.results import Results
 from davatar.tracking.settings import OutputSettings
 
+MIDDLE = to_head_units(np.array([0.0, 0.02, 0.03]))  # of what the overlay shows, head-model units
 MESHES, CSV, OVERLAY = "meshes", "arkit.csv", "overlay.mp4"
 
 
@@ -107,7 +108,12 @@ def write_overlay(
     """overlay.mp4: the recording, the tracked head over it, and the distance between the two in depth."""
     import av
 
-    from davatar.tracking.overlay import panel
+    from davatar.tracking.overlay import panel, window
+
+    shown = [row for row in range(len(track)) if track.flag[row] != SKIPPED]
+    cameras = [recording.camera(row) for row in shown]
+    centers = np.array([track.head_to_world(row)[:3, :3] @ MIDDLE + track.translation[row] for row in shown])
+    area = window(cameras, centers)
 
     def pictures():
         with progress.task("overlay video", len(track)) as task:
@@ -116,7 +122,7 @@ def write_overlay(
                 if frame is not None:
                     file = mesh_file(out, int(track.frames[row]))
                     mesh = read_ply(file) if file.is_file() else writer.mesh(row)
-                    yield panel(frame, mesh, settings.overlay_height)
+                    yield panel(frame, mesh, area, settings.overlay_height)
                 task.advance()
                 check()
 

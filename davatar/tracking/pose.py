@@ -68,7 +68,7 @@ def estimate_pose(
         landmarks: [68, 3] m, camera axes, NaN = none; adds one start.
     """
     starts = [
-        (so3.euler_yxz(yaw, pitch), center - so3.euler_yxz(yaw, pitch) @ VOTE_CENTER)
+        (so3.facing_camera(yaw, pitch), center - so3.facing_camera(yaw, pitch) @ VOTE_CENTER)
         for yaw in YAWS
         for pitch in PITCHES
     ]

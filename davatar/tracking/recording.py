@@ -14,6 +14,7 @@ import numpy as np
 from davatar.capture.frame import Capture, Frame
 from davatar.core.errors import DataError
 from davatar.core.progress import Progress, silent
+from davatar.geometry.camera import Camera
 from davatar.tracking.frame_fit import Sample
 from davatar.tracking.observation import Observation, observe
 
@@ -43,6 +44,7 @@ class Recording:
         self.smooth: bool | None = None  # decided once for the sequence
         self.unreadable: dict[int, str] = {}  # row -> reason
         self._times: dict[int, float] = {}
+        self._cameras: dict[int, Camera] = {}
         self._progress = progress
         self._samples: OrderedDict[tuple, Sample] = OrderedDict()
 
@@ -59,7 +61,7 @@ class Recording:
                 raise DataError("has no depth image", file=frame.name or None)
             if not np.isfinite(frame.depth).any():
                 raise DataError("its depth image holds no measurement", file=frame.name or None)
-            self._times[row] = frame.time
+            self._times[row], self._cameras[row] = frame.time, frame.camera
             return frame
         except DataError as error:
             self.unreadable[row] = str(error)
@@ -71,6 +73,13 @@ class Recording:
         if row not in self._times and self.frame(row) is None:
             return float(self.frames[row]) / self.capture.fps
         return self._times[row]
+
+    def camera(self, row: int) -> Camera:
+        """The row's camera; that of the nearest readable frame where it cannot be read."""
+        for other in sorted(range(len(self)), key=lambda k: abs(k - row)):
+            if other in self._cameras or self.frame(other) is not None:
+                return self._cameras[other]
+        raise DataError("no frame can be read", file=self.capture.name)
 
     def observe(self, row: int, center: np.ndarray) -> Observation | None:
         """The head region about `center` [3] m, camera axes."""

@@ -32,7 +32,7 @@ class Results:
         if self.folder is None:
             return self._memory.get(key)
         try:
-            with np.load(self.folder / f"{key}.npz") as archive:
+            with open(self.folder / f"{key}.npz", "rb") as file, np.load(file) as archive:
                 if str(archive["content"]) != self.content:
                     return None
                 return {name: archive[name] for name in archive.files if name != "content"}

@@ -41,7 +41,7 @@ def orthonormal(rotation: np.ndarray) -> np.ndarray:
     return u @ v
 
 
-def euler_yxz(yaw: float, pitch: float) -> np.ndarray:
+def facing_camera(yaw: float, pitch: float) -> np.ndarray:
     """[3, 3]: a head that faces an OpenCV camera, then turned by yaw and pitch (radians) about its own axes."""
     facing = np.diag([1.0, -1.0, -1.0])
     return facing @ exp(np.array([0, yaw, 0])) @ exp(np.array([pitch, 0, 0]))

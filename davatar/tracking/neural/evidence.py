@@ -11,6 +11,7 @@ import numpy as np
 from davatar.tracking.correspondence import pair
 from davatar.tracking.linear import LinearFit
 from davatar.tracking.neural.gauss_newton import Evidence
+from davatar.tracking.neural.variables import NeuralState
 from davatar.tracking.recording import Recording
 from davatar.tracking.surface import fit_surface
 
@@ -18,10 +19,12 @@ from davatar.tracking.surface import fit_surface
 class EvidenceSource:
     """
     Args:
+        starts: per row, where the linear fit left it.
         cut_mm: points farther than this from the linear surface are left out.
     """
 
-    def __init__(self, recording: Recording, linear: LinearFit, cut_mm: float):
+    def __init__(self, recording: Recording, linear: LinearFit, starts: list[NeuralState], cut_mm: float):
+        self.starts = starts
         self.recording, self.linear, self.cut = recording, linear, cut_mm / 1000
         self.surface = fit_surface(linear.scalp)
         self.shape = self.surface.shape(linear.identity)
@@ -37,4 +40,4 @@ class EvidenceSource:
         near = np.flatnonzero(np.abs(pairs.residual) < self.cut)[:count]
         chosen = pairs.point[near]
         trust = self.surface.confidence[pairs.vertex[near]].astype(np.float64)
-        return Evidence(row, sample.points[chosen].astype(np.float64), sample.normals[chosen], trust)
+        return Evidence(row, self.starts[row], sample.points[chosen].astype(np.float64), sample.normals[chosen], trust)

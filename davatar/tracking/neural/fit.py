@@ -82,7 +82,7 @@ def fit_neural(
     poses = [(row.state.rotation, row.state.translation) for row in linear.rows]
     states = [NeuralState(*pose, code) for pose, code in zip(poses, expression, strict=True)]
     problem = _problem(space, settings, recording.seed)
-    run = _Run(recording, linear, problem, results, progress, check)
+    run = _Run(recording, linear, states, problem, results, progress, check)
     scale = 1.0
     for number, stage in enumerate(settings.stages):
         key = f"neural-{number}-{stage.name}"
@@ -112,10 +112,10 @@ def _problem(space: CodeSpace, settings: NeuralSettings, seed: int) -> NeuralPro
 
 
 class _Run:
-    def __init__(self, recording, linear, problem, results, progress, check):
+    def __init__(self, recording, linear, starts, problem, results, progress, check):
         self.recording, self.linear, self.problem = recording, linear, problem
         self.results, self.progress, self.check = results, progress, check
-        self.source = EvidenceSource(recording, linear, problem.settings.cut_mm)
+        self.source = EvidenceSource(recording, linear, starts, problem.settings.cut_mm)
 
     def _usable(self) -> list[int]:
         return [row for row, found in enumerate(self.linear.rows) if found.tracked]

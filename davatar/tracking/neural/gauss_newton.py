@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 
 from davatar.tracking import energies
 from davatar.tracking.energies import ExpressionPrior, Quadratic
@@ -26,9 +27,10 @@ SAME_WAY = 0.5  # cosine between measured and model normal
 
 @dataclass(frozen=True)
 class Evidence:
-    """The depth points of one frame that the neural fit uses."""
+    """The depth points of one frame that the neural fit uses, and where the linear fit left the frame."""
 
     row: int
+    start: NeuralState
     points: np.ndarray  # [N, 3] m, camera axes
     normals: np.ndarray  # [N, 3] unit, towards the camera
     trust: np.ndarray  # [N] 0..1
@@ -50,7 +52,9 @@ class Figures:
     energies: dict[str, float]
 
 
-ENERGIES = {"surface", "expression", "sds_expr", "reg_expre_smo", "identity", "sds_shape"}
+ENERGIES = {"surface", "expression", "sds_expr", "reg_expre_smo", "reg_start", "identity", "sds_shape"}
+START_DEVIATION = np.array([0.005] * 3 + [0.0005] * 3)  # rad, m: how far a pose may leave the linear fit's
+START_CHANGE = 0.1  # the same for an expression coefficient
 
 
 def linearise(
@@ -92,12 +96,23 @@ def linearise(
         stiff = np.eye(len(offset)) / settings.change**2
         change = Quadratic(float(offset @ (state.expression - previous)), offset, stiff)
         parts["reg_expre_smo"] = scaled(_placed(change, POSE, len(measured.gradient)), weights["reg_expre_smo"])
+    if "reg_start" in weights:
+        near = _placed(_to_start(state, evidence.start), 0, len(measured.gradient))
+        parts["reg_start"] = scaled(near, weights["reg_start"])
     total = sum(list(parts.values())[1:], parts["surface"])
     total = _held(total, stage, size)
     weight = robust * trust
     residual = float((weight * np.abs(field.residual)).sum() / max(weight.sum(), 1e-9))
     inliers = float(weight.sum() / max(evidence.trust.sum(), 1e-9))
     return total, Figures(inliers, residual, {name: part.value for name, part in parts.items()})
+
+
+def _to_start(state: NeuralState, start: NeuralState) -> Quadratic:
+    """How far pose and coefficients have gone from the linear fit's, which saw more points and another surface."""
+    turn = Rotation.from_matrix(state.rotation @ start.rotation.T).as_rotvec()
+    offset = np.concatenate([turn, state.center - start.center, state.expression - start.expression])
+    stiff = np.concatenate([START_DEVIATION, np.full(len(start.expression), START_CHANGE)]) ** -2.0
+    return Quadratic(float(offset @ (stiff * offset)), stiff * offset, np.diag(stiff))
 
 
 def scaled(quadratic: Quadratic, weight: float) -> Quadratic:
