@@ -67,11 +67,13 @@ def photograph(
     rasterizer: Rasterizer,
     settings: RasterSettings,
     *,
+    head_to_world: np.ndarray,
     on_white: bool = False,
 ) -> dict[str, np.ndarray]:
     """Codes of every channel of one frame, each [size, size(, 3)].
 
     Args:
+        head_to_world: [4, 4] similarity, head-model units to m.
         on_white: the frame's colours are on white already; else they are put there by the matte.
 
     Raises:
@@ -89,12 +91,14 @@ def photograph(
         shown &= ~_neck_inside(maps, view.camera)
     maps = _within(maps, shown)
     codes = channels.encode_maps(maps)
-    alpha = _alpha(maps, frame, view, settings.size)
-    fade = matting.neck_fade(maps) if settings.cut_neck else np.float32(1)
-    codes["alpha"] = channels.encode_share(alpha * fade)
+    fade = np.ones(maps.mask.shape, np.float32)
+    if settings.cut_neck:
+        fade = matting.neck_fade(maps, view.camera, head_to_world)
+    alpha = _alpha(maps, frame, view, fade)
+    codes["alpha"] = channels.encode_share(alpha)
     if frame.color is not None:
         color = resample(frame.color.astype(np.float32) / 255, view.crop, settings.size, outside=1.0)
-        codes["images"] = channels.encode_share(matting.on_white(color, fade if on_white else alpha * fade))
+        codes["images"] = channels.encode_share(matting.on_white(color, fade if on_white else alpha))
     return codes
 
 
@@ -142,12 +146,13 @@ def _within(maps: RasterMaps, inside: np.ndarray) -> RasterMaps:
     )
 
 
-def _alpha(maps: RasterMaps, frame: Frame, view: Framing, size: int) -> np.ndarray:
-    """The recording's own matte, else one made from depth, else the mesh's coverage; 0 beyond the recording."""
+def _alpha(maps: RasterMaps, frame: Frame, view: Framing, fade: np.ndarray) -> np.ndarray:
+    """The recording's own matte, else one made from depth, else the mesh's coverage, times `fade`; 0 outside."""
+    size = len(fade)
     if frame.mask is not None:
-        return np.clip(resample(frame.mask.astype(np.float32), view.crop, size, outside=0.0), 0, 1)
+        return fade * np.clip(resample(frame.mask.astype(np.float32), view.crop, size, outside=0.0), 0, 1)
     if frame.depth is None:
-        return maps.coverage
+        return fade * maps.coverage
     depth = _window(frame.depth.astype(np.float32), view.crop, np.nan)
     depth = cv2.resize(depth, (size, size), interpolation=cv2.INTER_NEAREST_EXACT)
-    return matting.depth_alpha(maps, depth, view.camera.K[0, 0]) * _inside(view, size)
+    return matting.depth_alpha(maps, depth, view.camera.K[0, 0], fade) * _inside(view, size)

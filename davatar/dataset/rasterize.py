@@ -280,10 +280,10 @@ def _step(
         progress.warn(f"{item} is left out: {error}")
         return False
     mesh = _cut(mesh, settings)
-    on_white = _on_white(recording.capture)
+    known = {"head_to_world": recording.track.head_to_world(row), "on_white": _on_white(recording.capture)}
     for serial, frame in frames.items():
         key = SampleKey(recording.participant, recording.sequence, timestep, serial)
-        pictures = framing.photograph(mesh, frame, views[serial], rasterizer, settings, on_white=on_white)
+        pictures = framing.photograph(mesh, frame, views[serial], rasterizer, settings, **known)
         for channel, codes in pictures.items():
             write_bytes(channel_path(out, key, channel), channels.png_bytes(codes))
     journal.mark(item, recording.content)
