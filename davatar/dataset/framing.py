@@ -67,13 +67,13 @@ def photograph(
     rasterizer: Rasterizer,
     settings: RasterSettings,
     *,
-    head_to_world: np.ndarray,
+    head_to_world: np.ndarray | None = None,
     on_white: bool = False,
 ) -> dict[str, np.ndarray]:
     """Codes of every channel of one frame, each [size, size(, 3)].
 
     Args:
-        head_to_world: [4, 4] similarity, head-model units to m.
+        head_to_world: [4, 4] similarity, head-model units to m; None = the picture does not fade at the neck.
         on_white: the frame's colours are on white already; else they are put there by the matte.
 
     Raises:
@@ -92,7 +92,7 @@ def photograph(
     maps = _within(maps, shown)
     codes = channels.encode_maps(maps)
     fade = np.ones(maps.mask.shape, np.float32)
-    if settings.cut_neck:
+    if settings.cut_neck and head_to_world is not None:
         fade = matting.neck_fade(maps, view.camera, head_to_world)
     alpha = _alpha(maps, frame, view, fade)
     codes["alpha"] = channels.encode_share(alpha)
