@@ -168,13 +168,23 @@ class Chain:
         return {}, [self.data / "stats.json"]
 
     def train(self, results: dict[str, Done], progress: Progress) -> tuple[dict, Sequence[Path]]:
+        from torch import bfloat16
+
+        from davatar.avatar.precision import fastest
         from davatar.avatar.settings import AvatarSettings
         from davatar.avatar.training import train_avatar
 
-        flags = {"budget.steps": self.settings.train_steps, "seed": self.settings.seed, "start": self.settings.start}
-        chosen = resolve(AvatarSettings, "tiny", sets=["budget.seconds=null"], flags=flags)
         if not (self.out / RUN).is_file() or not self.run().folder.is_dir():
-            write_json(self.out / RUN, {"folder": str(runs.create_run(name=NAME).folder)})
+            # The faster precision is measured, so it is chosen once: a resumed training must not change it.
+            precision = "bfloat16" if fastest("cpu") == bfloat16 else "float32"
+            write_json(self.out / RUN, {"folder": str(runs.create_run(name=NAME).folder), "precision": precision})
+        flags = {
+            "budget.steps": self.settings.train_steps,
+            "seed": self.settings.seed,
+            "start": self.settings.start,
+            "precision": read_json(self.out / RUN)["precision"],
+        }
+        chosen = resolve(AvatarSettings, "tiny", sets=["budget.seconds=null"], flags=flags)
         run = train_avatar(self.data, self.run(), chosen, progress)
         return {"run": run.name}, [run.latest_checkpoint()[1]]
 
@@ -226,7 +236,7 @@ class Chain:
             ],
             "train": [
                 ["avatar", "train", self.data, "--steps", s.train_steps, "--from", s.start, "--seed", s.seed,
-                 "--name", NAME]
+                 "--set", f"precision={read_json(self.out / RUN)['precision']}", "--name", NAME]
             ],
             "render": [["render", word], ["render", word, "--drive", self.driver / "track"]],
             "evaluate": [
