@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -42,11 +43,16 @@ def allowed(folder: str) -> set[str]:
     return reach
 
 
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imports(path: Path) -> set[tuple[str, ...]]:
     """Dotted names of every module a file imports, wherever in it, relative ones resolved."""
     here = path.relative_to(PACKAGE.parent).with_suffix("").parts
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(_tree(path)):
         if isinstance(node, ast.Import):
             found |= {tuple(alias.name.split(".")) for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -81,7 +87,7 @@ def test_rich_and_printing_live_in_cli_only():
         if path.relative_to(PACKAGE).parts[0] == "cli":
             continue
         wrong += [f"{path.name} imports {name[0]}" for name in imports(path) if name[0] in ("rich", "typer")]
-        calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+        calls = [node for node in ast.walk(_tree(path)) if isinstance(node, ast.Call)]
         wrong += [f"{path.name} prints" for call in calls if _prints(call)]
     assert wrong == []
 
@@ -103,7 +109,7 @@ def test_every_module_says_what_it_is_for():
 
 
 def _docstring(path: Path) -> str | None:
-    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    return ast.get_docstring(_tree(path))
 
 
 EVERY_HELP = """

@@ -37,7 +37,7 @@ def test_version_and_help(cli):
     assert cli("--version") == type(cli("--version"))(0, f"davatar {__version__}\n", "")
     outcome = cli("--help")
     assert outcome.code == 0 and outcome.err == ""
-    for command in ("paths", "runs", "plugins", "doctor"):
+    for command in cli_main.CHAIN:
         assert command in outcome.out
 
 
