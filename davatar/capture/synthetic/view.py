@@ -7,6 +7,7 @@ form the n x n grid over each pixel that `raster` uses for its coverage; colours
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +48,7 @@ class Hits:
         return Hits(self.triangle[rows], self.barycentric[rows], self.depth[rows], self.ray[rows])
 
 
+_RAYS = 1 << 19  # sub-rays traced at a time
 _BLOCK = 1 << 13  # sub-rays shaded at a time, so that intermediate arrays stay in the processor's cache
 
 
@@ -86,58 +88,56 @@ def film(posed: Posed, head_to_world: np.ndarray, camera: Camera, supersample: i
     )
     head_to_world = np.asarray(head_to_world, np.float64)
     in_head = camera.moved(camera.world_to_camera @ head_to_world)
-    window = _window(posed, in_head)
-    if window is None:
-        return view
-    rows, columns = (s.stop - s.start for s in window)
-    hit, hits = _trace(posed, in_head, window, n)
-    # A sub-ray that strides farther than the paint samples lie apart needs no interpolation between them.
-    stride = np.linalg.norm(camera.center - head_to_world[:3, 3]) / (camera.K[0, 0] * n) * CM
-    coarse = stride > 0.6 * posed.subject.detail
     rotation = head_to_world[:3, :3].astype(np.float32)
-    look = np.empty((len(hits.depth), 7), np.float32)
-    for start in range(0, len(look), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        look[block] = _look(posed, hits[block], rotation, coarse)
-    color, alpha = look[:, :3], look[:, 3]
-
-    grid = np.ones((hit.size, 3), np.float32)
-    grid[hit.ravel()] = 1 + alpha[:, None] * (color - 1)
-    cells = grid.reshape(rows, n, columns, n, 3).mean(axis=(1, 3))
-    view.color[window] = np.clip(cells * 255 + 0.5, 0, 255).astype(np.uint8)
-    opacity = np.zeros(hit.size, np.float32)
-    opacity[hit.ravel()] = alpha
-    view.alpha[window] = opacity.reshape(rows, n, columns, n).mean(axis=(1, 3))
-    for name, values, empty in (
-        ("depth", hits.depth, np.nan),
-        ("label", look[:, 4], 0),
-        ("facing", look[:, 5], 0),
-        ("brightness", look[:, 6], 0),
-    ):
-        flat = np.full(hit.size, empty, np.float32)
-        flat[hit.ravel()] = values
-        getattr(view, name)[window] = flat.reshape(rows, n, columns, n)[:, n // 2, :, n // 2]
-    _mix(view, window, hit, hits.depth, look[:, 5] * look[:, 6])
+    # A sub-ray that strides farther than the paint samples lie apart needs no interpolation between them.
+    stride = np.linalg.norm(in_head.center) / (camera.K[0, 0] * n) * CM
+    coarse = bool(stride > 0.6 * posed.subject.detail)
+    for band in _bands(_window(posed, in_head), n):
+        hit, hits = _trace(posed, in_head, band, n)
+        look = np.empty((len(hits.depth), 7), np.float32)
+        for start in range(0, len(look), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            look[block] = _look(posed, hits[block], rotation, coarse)
+        _expose(view, band, hit, look)
+        _sense(view, band, hit, hits.depth, look)
     return view
 
 
-def _mix(view: View, window: tuple[slice, slice], hit: np.ndarray, depth: np.ndarray, light: np.ndarray) -> None:
-    """Fills `returned`, `spread` and `share` from the sub-rays."""
-    size = view.depth[window].shape
-    n = hit.shape[0] // size[0]
+def _expose(view: View, band: tuple[slice, slice], hit: np.ndarray, look: np.ndarray) -> None:
+    """Fills colour and alpha of a band from its sub-rays."""
+    rows, columns = view.alpha[band].shape
+    n = hit.shape[0] // rows
+    light = np.zeros((hit.size, 4), np.float32)
+    light[:, :3] = 1
+    light[hit.ravel(), :3] = 1 + look[:, 3:4] * (look[:, :3] - 1)
+    light[hit.ravel(), 3] = look[:, 3]
+    mean = light.reshape(rows, n, columns, n, 4).mean(axis=(1, 3))
+    view.color[band] = np.clip(mean[..., :3] * 255 + 0.5, 0, 255).astype(np.uint8)
+    view.alpha[band] = mean[..., 3]
 
-    def total(values: np.ndarray) -> np.ndarray:
-        flat = np.zeros(hit.size)
+
+def _sense(view: View, band: tuple[slice, slice], hit: np.ndarray, depth: np.ndarray, look: np.ndarray) -> None:
+    """Fills everything that a depth sensor cares for: the middle sub-ray, and averages by returned light."""
+    rows, columns = view.depth[band].shape
+    n = hit.shape[0] // rows
+
+    def cells(values: np.ndarray, empty: float = 0.0) -> np.ndarray:
+        flat = np.full(hit.size, empty)
         flat[hit.ravel()] = values
-        return flat.reshape(size[0], n, size[1], n).sum(axis=(1, 3))
+        return flat.reshape(rows, n, columns, n)
 
-    weight = total(light)
+    middle = np.s_[:, n // 2, :, n // 2]
+    view.depth[band] = cells(depth, np.nan)[middle]
+    view.label[band] = cells(look[:, 4])[middle]
+    view.facing[band], view.brightness[band] = cells(look[:, 5])[middle], cells(look[:, 6])[middle]
+    depth, light = depth.astype(np.float64), look[:, 5] * look[:, 6]
+    weight, first, second = (cells(v).sum(axis=(1, 3)) for v in (light, light * depth, light * np.square(depth)))
     with np.errstate(invalid="ignore", divide="ignore"):
-        mean = total(light * depth.astype(np.float64)) / weight
-        variance = total(light * np.square(depth.astype(np.float64))) / weight - np.square(mean)
-    view.returned[window] = mean
-    view.spread[window] = np.sqrt(np.maximum(np.nan_to_num(variance), 0))
-    view.share[window] = total(np.ones(len(depth))) / n**2
+        mean = first / weight
+        variance = second / weight - np.square(mean)
+    view.returned[band] = mean
+    view.spread[band] = np.sqrt(np.maximum(np.nan_to_num(variance), 0))
+    view.share[band] = cells(np.ones(len(depth))).mean(axis=(1, 3))
 
 
 def _window(posed: Posed, camera: Camera) -> tuple[slice, slice] | None:
@@ -147,6 +147,15 @@ def _window(posed: Posed, camera: Camera) -> tuple[slice, slice] | None:
     low = np.clip(np.floor(pixels.min(0)) - 1, 0, (camera.width, camera.height)).astype(int)
     high = np.clip(np.ceil(pixels.max(0)) + 2, 0, (camera.width, camera.height)).astype(int)
     return None if (low >= high).any() else (slice(low[1], high[1]), slice(low[0], high[0]))
+
+
+def _bands(window: tuple[slice, slice] | None, n: int) -> Iterator[tuple[slice, slice]]:
+    """The window in strips of whole rows, so that large pictures need no more memory than small ones."""
+    if window is not None:
+        rows, columns = window
+        height = max(1, _RAYS // (n * n * (columns.stop - columns.start)))
+        for start in range(rows.start, rows.stop, height):
+            yield slice(start, min(start + height, rows.stop)), columns
 
 
 def _trace(posed: Posed, camera: Camera, window: tuple[slice, slice], n: int) -> tuple[np.ndarray, Hits]:
