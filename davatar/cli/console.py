@@ -16,14 +16,16 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from typer import Abort, TyperException
 
 from davatar.core.errors import DavatarError
 from davatar.core.interrupt import RESUME
 from davatar.core.progress import Progress, Task
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 PLAIN_EVERY = 5.0  # s between two lines where there is no terminal
 
@@ -53,11 +55,15 @@ def configure(quiet: bool = False, json: bool = False, debug: bool = False, verb
 
 
 def _stdout() -> Console:
+    from rich.console import Console
+
     width = None if sys.stdout.isatty() else 1000  # a pipe has no width: fold nothing
     return Console(file=sys.stdout, highlight=False, soft_wrap=True, width=width)
 
 
 def _stderr() -> Console:
+    from rich.console import Console
+
     return Console(file=sys.stderr, highlight=False, soft_wrap=True)
 
 
@@ -258,7 +264,8 @@ def _out_of_memory(error: Exception) -> bool:
 def _usage(error: TyperException) -> int:
     context = getattr(error, "ctx", None)
     text = error.format_message()
-    if not text:  # a group without a command: typer has printed its help
+    if context is not None and text == context.get_help():  # a group without a command
+        print(text, file=sys.stderr)
         return 2
     hint = f" (see `{context.command_path} --help`)" if context is not None else ""
     return _say(f"{text.rstrip('.')}{hint}", 2)

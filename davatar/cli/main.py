@@ -117,6 +117,7 @@ app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # its help costs as long to import as the rest of the command line
     help="From a depth camera, or a multi-view recording, to an animatable, photo-real head.",
     epilog="--json, --quiet, --debug and -v may stand anywhere on the line.",
 )

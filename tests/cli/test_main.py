@@ -84,7 +84,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(words, text, cli):
 
 def test_a_group_without_a_command_shows_its_help_once(cli):
     outcome = cli("runs")
-    assert outcome.code == 2 and outcome.out.count("Usage:") == 1 and outcome.err == ""
+    assert outcome.code == 2 and outcome.err.count("Usage:") == 1 and outcome.out == ""
 
 
 def test_global_flags_stand_anywhere_and_json_is_one_document(cli):
