@@ -27,7 +27,7 @@ BELOW = {
 }
 DOMAINS = tuple(BELOW)
 TOP = {"checks": (*DOMAINS, "testing"), "testing": DOMAINS, "cli": (*DOMAINS, "checks", "testing")}
-HEAVY = {"torch", "diffusers", "accelerate", "trimesh", "cv2", "scipy", "skimage", "av", "matplotlib", "torchmetrics"}
+HEAVY = "torch diffusers accelerate trimesh cv2 scipy skimage av matplotlib torchmetrics numpy httpx rich".split()
 
 
 def allowed(folder: str) -> set[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from davatar.avatar.previews import preview, spread
 from davatar.avatar.settings import AvatarSettings, Budget
 from davatar.core.errors import DataError, UsageError
 from davatar.core.interrupt import Stop, interruptible
+from davatar.core.lock import exclusive
 from davatar.core.manifest import end_manifest, write_manifest
 from davatar.core.progress import Progress, Task, silent
 from davatar.core.runs import Run, create_run
@@ -99,23 +101,27 @@ def fit(
 
     Returns:
         Figures of the last preview.
+
+    Raises:
+        UsageError: another process trains this run.
     """
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    avatar = avatar.to(accelerator.device)
-    optimizers = avatar.optimizers()
-    position = Position(seed=settings.seed, processes=accelerator.num_processes)
-    if found := run.latest_checkpoint():
-        position = _resumed(found[1], avatar, optimizers, position)
-        if accelerator.is_main_process:
-            run.rewind(position.step)
-    else:
-        avatar.prepare([train[i] for i in spread(len(train), CODEC_FRAMES)])
-    model, *prepared = accelerator.prepare(avatar, *optimizers)
-    trainer = _Trainer(accelerator, avatar, model, prepared, train, settings)
-    budget = settings.budget
-    with interruptible() as stop, progress.task("training", budget.steps or budget.seconds) as task:
-        task.advance(position.step if budget.steps else position.seconds)
-        return _loop(trainer, position, watched, run, stop, task)
+    with exclusive(run.folder) if accelerator.is_main_process else nullcontext():
+        avatar = avatar.to(accelerator.device)
+        optimizers = avatar.optimizers()
+        position = Position(seed=settings.seed, processes=accelerator.num_processes)
+        if found := run.latest_checkpoint():
+            position = _resumed(found[1], avatar, optimizers, position)
+            if accelerator.is_main_process:
+                run.rewind(position.step)
+        else:
+            avatar.prepare([train[i] for i in spread(len(train), CODEC_FRAMES)])
+        model, *prepared = accelerator.prepare(avatar, *optimizers)
+        trainer = _Trainer(accelerator, avatar, model, prepared, train, settings)
+        budget = settings.budget
+        with interruptible() as stop, progress.task("training", budget.steps or budget.seconds) as task:
+            task.advance(position.step if budget.steps else position.seconds)
+            return _loop(trainer, position, watched, run, stop, task)
 
 
 def _resumed(folder: Path, avatar: Avatar, optimizers: list, fresh: Position) -> Position:

@@ -11,6 +11,7 @@ from davatar.avatar.training import _plain, fit, used
 from davatar.avatar.weights import read_weights
 from davatar.core.errors import ConfigError, DataError, Interrupted, MissingError, UsageError
 from davatar.core.interrupt import Stop
+from davatar.core.lock import exclusive
 from davatar.core.runs import Run
 
 
@@ -102,6 +103,13 @@ def test_resuming_with_another_seed_is_refused(tmp_path, small, balls):
     train(tmp_path / "run", small, balls)
     with pytest.raises(UsageError, match="seed 3"):
         train(tmp_path / "run", small, balls, seed=4)
+
+
+def test_a_run_that_is_being_trained_is_left_alone(tmp_path, small, balls):
+    """Locks belong to open files, so this process stands for both."""
+    with exclusive(tmp_path / "run"), pytest.raises(UsageError, match="another davatar process is writing there"):
+        train(tmp_path / "run", small, balls)
+    assert Run(tmp_path / "run").checkpoints() == {}
 
 
 def test_a_checkpoint_of_other_sizes_is_named(tmp_path, small, balls):
