@@ -16,6 +16,8 @@ import copy
 import json
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -295,6 +297,16 @@ def _run_stage(run: _StageRun, progress: Progress, stop: Stop) -> None:
     run.take_average()
 
 
+@contextmanager
+def _denormals_as_zero() -> Iterator[None]:
+    """The blend's tails are denormal numbers, hundreds of times slower; the processor's mode is given back after."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
 def train_nphm(settings: TrainingSettings, out_folder: str | Path, progress: Progress = silent) -> Path:
     """Train a head model, or go on where a killed run in `out_folder` stopped.
 
@@ -322,9 +334,8 @@ def train_nphm(settings: TrainingSettings, out_folder: str | Path, progress: Pro
             raise DataError(
                 f"is not a readable training state: {error}", file=path, mend="remove it to start over"
             ) from error
-    torch.set_flush_denormal(True)  # the blend's tails are denormal numbers, hundreds of times slower
     first = 0 if state is None else STAGES.index(state["stage"])
-    with interruptible() as stop:
+    with interruptible() as stop, _denormals_as_zero():
         for number, stage in enumerate(STAGES[first:], start=first):
             run = _StageRun(model, stage, settings, maps, folder)
             if state is not None and "optimiser" in state:
