@@ -177,9 +177,7 @@ def record(
     distance: Annotated[float, typer.Option(min=0.2, max=3, help="Of the depth camera, m.")] = 0.6,
     noise: Annotated[float, typer.Option(min=0, help="Scale of the sensor noise; 0 = a perfect sensor.")] = 1.0,
     landmarks: Annotated[bool, typer.Option("--landmarks", help="Also write noisy facial landmarks.")] = False,
-    detail: Annotated[
-        float, typer.Option(min=0.02, help="Fineness of the skin, cm.")
-    ] = 0.08,
+    detail: Annotated[float, typer.Option(min=0.02, help="Fineness of the skin, cm.")] = 0.08,
     seed: Annotated[int, typer.Option(min=0, help="Of performance and noise.")] = 0,
 ) -> None:
     """Film a synthetic person with a simulated depth and colour camera; an interrupted recording goes on."""
@@ -211,7 +209,7 @@ def record(
 
 @app.command("list")
 def list_() -> None:
-    """List the data sets and raw participants on this machine, and what the catalogue offers."""
+    """List the data sets on this machine, and what the catalogue offers or has brought here."""
     from davatar.core.paths import data_dir
     from davatar.dataset.catalogue import load_catalogue
     from davatar.dataset.layout import summary, versions

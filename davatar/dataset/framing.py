@@ -24,6 +24,7 @@ from davatar.raster.maps import Rasterizer, RasterMaps
 HEAD_CENTER = to_head_units(np.array([0.0, 0.02, 0.015]))  # head-model units; half-way between the cut and the hair
 HEAD_RADIUS = 0.155  # m, the hair counts
 JAW = to_head_units(np.array([0.0, -0.03, 0.0]))  # below and behind it a face turned away is the neck's inside
+FARTHEST = 2.0  # m, end of the depth code
 RAYS_PER_PIXEL = 3  # per side and pixel of the recording: as finely as the synthetic recorder antialiases
 MOST_RAYS = 8
 
@@ -44,12 +45,17 @@ def frame_head(source: Camera, heads: np.ndarray, size: int, margin: float = 1.0
         heads: [T, 4, 4] head-model units to world metres.
 
     Raises:
-        DataError: the head is behind the camera in some frame, or T = 0.
+        DataError: the head is behind the camera or too far away in some frame, or T = 0.
     """
     centers = heads[:, :3, :3] @ HEAD_CENTER + heads[:, :3, 3]
     pixels, depth = source.project(centers)
     if not len(heads) or depth.min() <= HEAD_RADIUS:
         raise DataError("the tracked head is not in front of the camera", mend="look at the track's overlay video")
+    if depth.max() + HEAD_RADIUS > FARTHEST:
+        raise DataError(
+            f"the head is up to {depth.max():.2f} m from a camera, the layout stores depths below {FARTHEST:g} m",
+            mend="leave that camera out, or record from closer",
+        )
     radius = margin * HEAD_RADIUS * source.K[[0, 1], [0, 1]] / depth[:, None]
     low, high = (pixels - radius).min(0), (pixels + radius).max(0)
     side = int(np.ceil((high - low).max()))

@@ -9,9 +9,11 @@ import pytest
 from davatar.core.content import hash_path
 from davatar.core.errors import DataError, Interrupted, UsageError
 from davatar.dataset import rasterize as module
+from davatar.dataset.framing import frame_head
 from davatar.dataset.geometry import CUT, cut_neck, linear_meshes
 from davatar.dataset.rasterize import RasterSettings, is_unfinished, rasterize_tracks
 from davatar.dataset.rendering_data import RenderingData
+from davatar.geometry.camera import Camera
 from davatar.raster.embree import EmbreeRasterizer
 
 SMALL = RasterSettings(size=64)
@@ -160,6 +162,16 @@ def test_a_folder_keeps_its_data_set(tmp_path, make_recording):
         rasterize_tracks([make_recording(frames=1)], tmp_path / "a", RasterSettings(size=48))
     with pytest.raises(UsageError, match="two sequences"):
         rasterize_tracks([make_recording(), make_recording()], tmp_path / "b", SMALL)
+
+
+def test_heads_that_the_layout_cannot_hold_are_named():
+    camera = Camera.pinhole(500, 500, 320, 240, 640, 480)
+    for distance, reason in ((-0.6, "not in front"), (0.1, "not in front"), (2.3, "up to 2.2. m")):
+        head = np.eye(4)
+        head[:3, :3] /= 4
+        head[2, 3] = distance
+        with pytest.raises(DataError, match=reason):
+            frame_head(camera, head[None], 64)
 
 
 def test_truncated_pictures_are_found_on_reading(tmp_path, make_recording):
