@@ -10,7 +10,7 @@ from davatar.capture.synthetic import record as recorder
 from davatar.capture.synthetic.record import record
 from davatar.capture.synthetic.rig import Rig, look_at
 from davatar.capture.synthetic.script import Event, ExpressionScript
-from davatar.core.errors import DataError, Interrupted
+from davatar.core.errors import DataError, Interrupted, ResourceError
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +114,28 @@ def test_a_signal_stops_between_two_pictures(tmp_path, subject, script, rig, mon
     with pytest.raises(Interrupted):
         record(tmp_path / "lea", subject, script, rig, seed=5, supersample=1)
     assert len(list((tmp_path / "lea").rglob("*.png"))) == 4  # the whole first picture and its truth
+
+
+def test_a_full_disk_loses_nothing_and_the_recording_goes_on(recorded, tmp_path, subject, script, rig, monkeypatch):
+    import errno
+    import os
+
+    replace, done = os.replace, []
+
+    def full(source, target):
+        if len(done) == 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        done.append(target)
+        replace(source, target)
+
+    folder = tmp_path / "lea"
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(ResourceError, match="the disk is full") as caught:
+        record(folder, subject, script, rig, seed=5, supersample=1, landmarks=True)
+    assert caught.value.exit_code == 6 and len(contents(folder)) == 5
+    monkeypatch.setattr(os, "replace", replace)
+    record(folder, subject, script, rig, seed=5, supersample=1, landmarks=True)
+    assert contents(folder) == contents(recorded)
 
 
 def test_a_folder_holds_one_recording(recorded, tmp_path, subject, script, rig):

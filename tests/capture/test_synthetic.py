@@ -65,8 +65,12 @@ def test_open_mouth_shows_its_inside_and_the_gaze_turns_only_the_eyes(subject, m
 
 
 def test_blinks_hide_the_eyes(subject, model):
-    view = render_view(subject, model.weights(eyeBlink=1.0), STILL, np.eye(4), look_at(0.5, 0, 0, 96, 96, 240))
-    assert (view.label == LABEL_EYE).sum() <= 6
+    camera = look_at(0.5, 0, 0, 128, 128, 600)
+    visible = [
+        (render_view(subject, model.weights(eyeBlink=lid), STILL, np.eye(4), camera).label == LABEL_EYE).sum()
+        for lid in (0.0, 0.5, 1.0)
+    ]
+    assert visible[0] > visible[1] > 0 and visible[2] < 0.12 * visible[0]  # the model leaves a slit in some faces
 
 
 def test_expressions_draw_wrinkles_beyond_the_motion_of_the_surface(subject, model):

@@ -57,7 +57,7 @@ def scalp_cover(points: np.ndarray, ear: np.ndarray, traits: Traits) -> np.ndarr
     ragged = h.copy()
     ragged[edge] += traits.hair_fringe * (0.45 * streaks(q, traits, 3.0) + 0.35 * streaks(q, traits, 0.9))
     if traits.hair_volume < SHAVED:  # stumps with skin between them and a soft border
-        stumps = 0.5 + 0.16 * noise(points, 7.0, traits.offset + 65)
+        stumps = 0.55 + 0.11 * noise(points, 7.0, traits.offset + 65)
         cover = np.clip(stumps, 0.1, 0.9) * smoothstep(-0.7, 1.3, ragged)
     else:
         cover = smoothstep(-0.25, 0.35, ragged)

@@ -9,7 +9,7 @@ import numpy as np
 from davatar.core.errors import DataError
 from davatar.geometry.camera import Camera
 
-TARGET = np.array([0.0, 0.012, 0.01])  # m, middle of the head with hair and half of the neck
+TARGET = np.array([0.0, 0.016, 0.01])  # m, middle of the head with hair and half of the neck
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Rig:
 
     @staticmethod
     def arc(n: int = 16, distance: float = 1.0, azimuth: float = 68.0, elevation: tuple[float, float] = (-22.0, 28.0),
-            size: int = 128, extent: float = 0.28) -> Rig:  # fmt: skip
+            size: int = 128, extent: float = 0.29) -> Rig:  # fmt: skip
         """`n` cameras on a part of a sphere: the first in front (0, 4 degrees), the others spread evenly.
 
         Args:

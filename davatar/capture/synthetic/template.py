@@ -40,6 +40,7 @@ _PART_OF_REGION = {
     "eyeball_right": EYE_RIGHT,
 }
 NECK_CUT = -12.5  # template y, cm: nothing below is drawn
+NECK_HOLLOW = -7.0  # template y, cm: below, the inside of the neck can be seen through the cut
 NECK_FADE = (-12.2, -10.2)  # template y, cm: the picture fades to the background between these
 CM = 100.0
 LIP_MAP_LOW, LIP_MAP_STEP = np.array([-4.0, -6.0]), 0.04  # template x, y of pixel (0, 0) and cm per pixel

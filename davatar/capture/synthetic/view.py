@@ -16,7 +16,7 @@ from davatar.capture.synthetic.eyes import paint_eye
 from davatar.capture.synthetic.noise import smoothstep, unit
 from davatar.capture.synthetic.shading import shade
 from davatar.capture.synthetic.subject import Posed, Subject
-from davatar.capture.synthetic.template import CM, EYE_LEFT, GUMS, MOUTH, NECK_FADE, TEETH
+from davatar.capture.synthetic.template import CM, EYE_LEFT, GUMS, MOUTH, NECK_FADE, NECK_HOLLOW, TEETH
 from davatar.geometry.camera import Camera
 
 BACKGROUND, LABEL_SKIN, LABEL_HAIR, LABEL_EYE, LABEL_MOUTH = 0, 1, 2, 5, 6  # classes of the simulated recordings
@@ -215,6 +215,10 @@ def _look(posed: Posed, hits: Hits, rotation: np.ndarray, coarse: bool) -> np.nd
     color = shade(albedo, normal @ rotation.T, to_eye @ rotation.T, openness, gloss, sharpness, scatter)
     label = np.where(eye, LABEL_EYE, np.where(inside, LABEL_MOUTH, np.where(cover > 0.5, LABEL_HAIR, LABEL_SKIN)))
     alpha = smoothstep(*NECK_FADE, place[:, 1]).astype(np.float32)
+    low = np.nonzero(place[:, 1] < NECK_HOLLOW)[0]
+    a, b, c = (attributes[index[low, k], :3] for k in range(3))
+    within = np.einsum("nc,nc->n", np.cross(b - a, c - a), to_eye[low]) < 0
+    alpha[low[within]] = 0  # seen from below through the cut of the neck: nobody is in there
     return np.column_stack([color, alpha, label, np.abs(turned), albedo @ np.full(3, 1 / 3, np.float32)])
 
 
