@@ -24,7 +24,8 @@ from davatar.headmodel.head_model import HeadModel
 from davatar.prior.code_prior import CodePrior, Sampler
 
 DISTANCE = 0.9  # m from the camera to the head
-SIZE = 0.42  # m of the head that a picture shows
+SIZE = 0.32  # m of the head that a picture shows
+MIDDLE = np.array([0.0, 0.02, -0.06])  # m, head axes: what the camera looks at and the head turns about
 LIGHT = np.array([0.35, 0.45, 0.82])  # towards the light, camera's side
 
 
@@ -98,7 +99,7 @@ def portrait(mesh: Mesh, rasterizer: Rasterizes, size: int = 256, yaw: float = 0
     turn = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
     to_camera = np.eye(4)
     to_camera[:3, :3] = np.diag([1.0, -1.0, -1.0]) @ turn
-    to_camera[:3, 3] = [0, 0.015, DISTANCE]  # heads are centred a little below their origin
+    to_camera[:3, 3] = [0, 0, DISTANCE] - to_camera[:3, :3] @ MIDDLE
     focal = size / SIZE * DISTANCE
     maps = rasterizer.rasterize(
         mesh, Camera.pinhole(focal, focal, size / 2 - 0.5, size / 2 - 0.5, size, size, to_camera)

@@ -6,7 +6,7 @@ from davatar.core.errors import DataError
 from davatar.diffusion.schedule import cosine_schedule
 from davatar.geometry.mesh import Mesh, read_ply
 from davatar.prior.code_prior import CodePrior
-from davatar.prior.heads import portrait, sample_codes, sheet, write_heads
+from davatar.prior.heads import MIDDLE, portrait, sample_codes, sheet, write_heads
 from davatar.prior.network import NetworkConfig, build_network
 from davatar.prior.normalization import LinearNormalization
 from davatar.raster.embree import EmbreeRasterizer
@@ -55,8 +55,8 @@ def test_prior_of_another_head_model_is_refused():
 
 def test_portrait_shows_the_side_that_is_turned_to_the_camera():
     """A nose at +z is in the middle from the front, and on the image's right when the head turns to its left."""
-    ball = Balls().mesh(torch.zeros(5), None, 8).transformed(np.eye(3), np.zeros(3), 0.25)
-    nose = ball.transformed(np.eye(3), np.array([0, 0, 0.1]), 0.3)
+    ball = Balls().mesh(torch.zeros(5), None, 8).transformed(np.eye(3), MIDDLE, 0.15)
+    nose = ball.transformed(np.eye(3), 0.7 * MIDDLE + np.array([0, 0, 0.08]), 0.3)
     both = Mesh(
         np.concatenate([ball.vertices, nose.vertices]),
         np.concatenate([ball.triangles, nose.triangles + len(ball.vertices)]),
