@@ -145,11 +145,11 @@ class Chain:
         from davatar.tracking.settings import TrackSettings
         from davatar.tracking.tracker import track
 
-        flags = {"stage": self.settings.stage, "output.overlay": False}
-        chosen = resolve(TrackSettings, "open", flags=flags).value
         figures, outputs = {}, []
         for folder in [*self.recordings, self.driver]:
             progress.info(f"track {folder}")
+            flags = {"stage": self.settings.stage, "output.overlay": folder == self.recordings[-1]}
+            chosen = resolve(TrackSettings, "open", flags=flags).value
             track(open_capture(folder, progress), folder / "track", chosen, progress=progress)
             outputs.append(folder / "track" / "track.json")
             figures[folder.name] = read_json(outputs[-1])["summary"]
@@ -229,7 +229,10 @@ class Chain:
                 ["data", "record", self.out / "recordings", *_record_flags(self.record_settings())],
                 ["data", "record", self.driver, *_record_flags(self.record_settings(driver=True))],
             ],
-            "track": [["track", folder, *stage, "--no-overlay"] for folder in [*self.recordings, self.driver]],
+            "track": [
+                ["track", folder, *stage, *([] if folder == self.recordings[-1] else ["--no-overlay"])]
+                for folder in [*self.recordings, self.driver]
+            ],
             "rasterize": [
                 ["data", "rasterize", *tracks, "--geometry", s.stage, "--size", s.picture, "--hold-out-sequence",
                  sequence, "--hold-out-camera", camera, "--name", NAME, "--out", self.data]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,16 +19,12 @@ from davatar.dataset.rendering_data import RenderingData, Sample
 from davatar.evaluation.charts import bar_chart, line_chart
 from davatar.evaluation.pictures import data_uri, stack, strip
 from davatar.evaluation.report import Chart, Fact, Picture, Report, Section, Table, metric_text, render_report
-from davatar.geometry.mesh import read_ply
 from davatar.headmodel.track import load_track
-from davatar.tracking.outputs import mesh_file
-from davatar.tracking.overlay import panel
 
 if TYPE_CHECKING:
     from davatar.checks.demo import Chain
 
 SHOWN = 4  # frames of a recording
-PANEL_HEIGHT = 288  # px
 
 
 def demo_report(chain: Chain, done: dict[str, Done], progress: Progress = silent) -> str:
@@ -199,10 +195,9 @@ def tracking_section(chain: Chain, command: str) -> Section:
         command=command,
         tables=(tracking_table(chain),),
         pictures=(
-            Picture.video(
-                overlay_frames(unseen),
-                chain.settings.fps,
-                f"{unseen.name}. Depth error: dark blue 0, red 5 mm and more.",
+            film(
+                unseen / "track" / "overlay.mp4",
+                f"{unseen.name}. Depth error: blue 0, red 5 mm and more.",
                 labels=("recording", "tracked head", "depth error"),
             ),
         ),
@@ -215,14 +210,6 @@ def tracking_section(chain: Chain, command: str) -> Section:
             "mouth interior. The avatar paints them from what the expression weights tell.",
         ),
     )
-
-
-def overlay_frames(folder: Path) -> Iterator[np.ndarray]:
-    capture, track = open_capture(folder), load_track(folder / "track")
-    for frame in map(int, track.frames):
-        file = mesh_file(folder / "track", frame)
-        if file.is_file():
-            yield panel(capture.frame(frame), read_ply(file), PANEL_HEIGHT)
 
 
 def _weights_chart(folder: Path) -> str:
@@ -297,21 +284,22 @@ def training_section(chain: Chain, command: str) -> Section:
 
 
 def rendering_section(render: Done, command: str) -> Section:
-    def film(name: str, caption: str) -> Picture:
-        video = Path(render.figures[name]).read_bytes()
-        return Picture(data_uri(video, "video/mp4"), caption, kind="video", wide=False)
-
     return Section(
         title="Render",
         text="The avatar performs: first the sequence it never saw, then the expressions and head motion of another "
         "person, tracked with the same head model.",
         command=command,
         pictures=(
-            film("held_out", "The held-out sequence, seen by the first camera."),
-            film("driven", "Driven by another person's track."),
+            film(render.figures["held_out"], "The held-out sequence, seen by the first camera.", wide=False),
+            film(render.figures["driven"], "Driven by another person's track.", wide=False),
         ),
         notes=("Borrowed expressions keep the other person's style: how wide they open the mouth, how they smile.",),
     )
+
+
+def film(path: str | Path, caption: str, **more) -> Picture:
+    """A video file inside the page."""
+    return Picture(data_uri(Path(path).read_bytes(), "video/mp4"), caption, kind="video", **more)
 
 
 def cost_section(done: dict[str, Done]) -> Section:
