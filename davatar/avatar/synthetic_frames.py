@@ -110,5 +110,3 @@ def unstack_frames(arrays: dict[str, np.ndarray]) -> list[HeadMaps]:
     plain = {"key": str, "mean_depth": float}
     rows = range(len(arrays["mask"]))
     return [HeadMaps(**{k: plain.get(k, lambda x: x)(v[row]) for k, v in arrays.items()}) for row in rows]
-
-

@@ -72,9 +72,7 @@ class TinyAvatar(nn.Module):
         Raises:
             DataError: a frame of another size or expression length than the network's.
         """
-        return point_batch(
-            frames, self.resolution, self.expression_size, identity, self.training_settings.face_weight
-        )
+        return point_batch(frames, self.resolution, self.expression_size, identity, self.training_settings.face_weight)
 
     def prepare(self, frames: Sequence[HeadMaps]) -> None:
         """Fit the codec to training pictures, unless it came with a start."""
