@@ -1,8 +1,8 @@
 """Where a head looks, from geometry alone: the mean head is aligned from many starts, the best one wins.
 
-The score needs no truth: distance of the data to the model, free space the model would have to fill, and
-model parts on pixels without measurement. Covered or absent heads score badly (above `REFUSE`), so a track
-never starts there. Frames: morphable m -> camera axes m, x_camera = R x + t.
+The score needs no truth: distance of the data to the model, free space the model would have to fill, model parts
+inside something, and model parts without measurement. Covered or absent heads score badly (above `REFUSE`), so a
+track never starts there. Frames: morphable m -> camera axes m, x_camera = R x + t.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from davatar.tracking.surface import INNER, without_neck
 VOTE_CENTER = np.array([0.0, 0.055, 0.005])  # m, morphable frame: what the head votes meet in
 YAWS = np.deg2rad([-90, -60, -30, 0, 30, 60, 90])
 PITCHES = np.deg2rad([-15, 15])
-GOOD, REFUSE = 0.45, 0.60  # scores: surely a head / do not start here
+GOOD, REFUSE = 0.58, 0.60  # surely a head; no start above (heads reach 0.3 to 0.58, torsos 0.62 and more)
+UPRIGHT = 0.7  # least cosine between the head's and the camera's up: nobody starts with the head lying on a shoulder
+BURIED = 1.5  # weight of model parts behind the measured surface
 HAIR = 0.15  # weight of scalp points
 
 
@@ -129,6 +131,8 @@ def _bounded(step: np.ndarray, limit: float) -> np.ndarray:
 
 def _score(observation: Observation, rotation, translation, points, normals) -> float:
     head = _mean_head()
+    if -rotation[1, 1] < UPRIGHT:
+        return np.inf
     local = (points - translation) @ rotation
     away, vertex = head.tree.query(local)
     normal = head.normals[vertex]
@@ -147,12 +151,14 @@ def _score(observation: Observation, rotation, translation, points, normals) -> 
     with np.errstate(divide="ignore", invalid="ignore"):
         column, row = np.rint(pixel[:, :2] / pixel[:, 2:]).T
     inside = (world[:, 2] > 0.05) & (column >= 0) & (column < depth.shape[1]) & (row >= 0) & (row < depth.shape[0])
-    if not inside.any():
+    measured = np.full(len(world), np.nan)
+    measured[inside] = depth[row[inside].astype(int), column[inside].astype(int)]
+    if len(world) == 0 or np.isnan(measured).all():
         return np.inf
-    measured = depth[row[inside].astype(int), column[inside].astype(int)]
     with np.errstate(invalid="ignore"):
-        through = (measured > world[inside, 2] + 0.015).mean()
-    return float(misfit + through + 0.5 * np.isnan(measured).mean())
+        through = (measured > world[:, 2] + 0.015).mean()
+        buried = (measured < world[:, 2] - 0.015).mean()
+    return float(misfit + through + BURIED * buried + 0.5 * np.isnan(measured).mean())
 
 
 def from_landmarks(landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:

@@ -15,7 +15,7 @@ from davatar.tracking.recording import Recording
 from davatar.tracking.segmentation import find_heads
 
 RIVAL = 0.8  # a second head candidate competes only with this share of the best one's score
-SURE = 0.30  # a pose score that ends the search
+SURE = 0.42  # a pose score that ends the search
 
 
 @dataclass(frozen=True)

@@ -65,9 +65,9 @@ def test_published_energies_and_their_pose_gradients(shared):
         surface, cosine = adam_energies.surface_and_normals(model, here, points, -normals, ((0, 0.1),), 0)
         anchors = adam_energies.anchors(model, here, marks, slots)
         expected = dict(zip(golden["loss_names"].tolist(), golden["loss_values"][0], strict=True))
-        assert float(surface) == pytest.approx(expected["surface"], rel=1e-5)
-        assert float(cosine) == pytest.approx(expected["normals_cosin"], rel=1e-4)
-        assert float(anchors) == pytest.approx(expected["anchors"], rel=1e-5)
+        assert surface.item() == pytest.approx(expected["surface"], rel=1e-5)
+        assert cosine.item() == pytest.approx(expected["normals_cosin"], rel=1e-4)
+        assert anchors.item() == pytest.approx(expected["anchors"], rel=1e-5)
         weight = json.loads(bytes(golden["meta"]))["lambdas"]
         total = weight["surface"] * surface + weight["normals_cosin"] * cosine + weight["anchors"] * anchors
         total.backward()
