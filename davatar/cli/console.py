@@ -58,13 +58,13 @@ def _stdout() -> Console:
     from rich.console import Console
 
     width = None if sys.stdout.isatty() else 1000  # a pipe has no width: fold nothing
-    return Console(file=sys.stdout, highlight=False, soft_wrap=True, width=width)
+    return Console(file=sys.stdout, highlight=False, soft_wrap=True, emoji=False, width=width)
 
 
 def _stderr() -> Console:
     from rich.console import Console
 
-    return Console(file=sys.stderr, highlight=False, soft_wrap=True)
+    return Console(file=sys.stderr, highlight=False, soft_wrap=True, emoji=False)
 
 
 def out(text: str) -> None:
