@@ -107,8 +107,8 @@ class Chain:
 
     @property
     def scored_every(self) -> int:
-        """Of how many frames one is compared with the true geometry, which is slow: about 5 of a sequence are."""
-        return max(1, self.settings.frames // 5)
+        """Of how many frames one is compared with the true geometry."""
+        return -(-self.settings.frames // self.settings.scored)
 
     def run(self) -> runs.Run:
         """The avatar's run, known from the moment it is claimed."""

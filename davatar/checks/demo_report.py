@@ -154,7 +154,6 @@ TRACK_FIGURES = {
     "face_95_mm": "face, 95 %",
     "mouth_mm": "mouth opening",
     "rotation_deg": "rotation, degrees",
-    "jitter_mm": "jitter",
     "lost": "lost frames",
     "depth_to_mesh_mean": "depth to surface",
 }
@@ -172,7 +171,7 @@ def tracking_table(chain: Chain) -> Table:
     return Table(
         ("", "surface", *TRACK_FIGURES.values()),
         tuple(rows),
-        f"Every {chain.scored_every}. frame against the true geometry, mm. The depth-to-surface distance of the truth "
+        f"One frame in {chain.scored_every} against the true geometry, mm. The depth-to-surface distance of the truth "
         "itself is what the sensor's noise causes: a tracker below it fits noise.",
     )
 
@@ -206,6 +205,7 @@ def tracking_section(chain: Chain, command: str) -> Section:
             Chart(_weights_chart(unseen), f"The strongest tracked expression weights of {unseen.name}."),
         ),
         notes=(
+            "Hair is no part of the head model: the tracked surface is the bald head under it.",
             "Gaze, teeth and tongue are invisible to the depth camera: the tracked surface has unmoving eyes and no "
             "mouth interior. The avatar paints them from what the expression weights tell.",
         ),
@@ -293,7 +293,10 @@ def rendering_section(render: Done, command: str) -> Section:
             film(render.figures["held_out"], "The held-out sequence, seen by the first camera.", wide=False),
             film(render.figures["driven"], "Driven by another person's track.", wide=False),
         ),
-        notes=("Borrowed expressions keep the other person's style: how wide they open the mouth, how they smile.",),
+        notes=(
+            "Hair that stands off the tracked surface is painted into thin air: expect halos around it.",
+            "Borrowed expressions keep the other person's style: how wide they open the mouth, how they smile.",
+        ),
     )
 
 

@@ -22,11 +22,12 @@ class DemoSettings:
     driver_frames: int = 12  # of a second person, whose expressions drive the avatar at the end
     stage: Literal["linear", "neural"] = "neural"  # how far the tracker goes, and the surface the avatar learns from
     start: str = "base"  # base = the shipped start; scratch
-    train_steps: int = 600
+    train_steps: int = 500
+    scored: int = 5  # frames of a sequence that are compared with the true geometry, which is slow
 
     def __post_init__(self):
-        if self.sequences < 2 or self.views < 2 or min(self.frames, self.driver_frames) < 2:
+        if self.sequences < 2 or self.views < 2 or min(self.frames, self.driver_frames) < 2 or self.scored < 1:
             raise ConfigError(
                 f"the demo needs at least 2 sequences ({self.sequences}), 2 views ({self.views}) and 2 frames in each "
-                f"({self.frames}, {self.driver_frames})"
+                f"({self.frames}, {self.driver_frames}), and at least 1 scored frame ({self.scored})"
             )

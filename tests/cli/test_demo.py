@@ -10,7 +10,7 @@ import pytest
 from davatar.core.files import read_json, read_lines
 from davatar.core.runs import Run
 
-SIZES = {"sequences": 2, "frames": 3, "views": 2, "driver_frames": 2, "train_steps": 30, "detail": 0.2}
+SIZES = {"sequences": 2, "frames": 3, "views": 2, "driver_frames": 2, "train_steps": 25, "scored": 1, "detail": 0.2}
 WORDS = ["demo", "--quick", *(word for name, value in SIZES.items() for word in ("--set", f"{name}={value}"))]
 
 
