@@ -21,6 +21,7 @@ from davatar.core.files import read_json, write_json
 from davatar.core.progress import Progress, silent
 from davatar.evaluation.tracking import FrameScore, angle_between, scan_score, score_frame, summarise
 from davatar.geometry.mesh import Mesh, read_ply
+from davatar.headmodel.ict_surface import canonical_expression
 from davatar.headmodel.morphable import open_morphable, to_head_units
 from davatar.headmodel.track import Track, load_track
 from davatar.tracking.correspondence import pair
@@ -164,7 +165,7 @@ class _Scorer:
             if len(scan):
                 self.scans[name].append(scan_score(mesh, scan))
             if true is not None:
-                self.scores[name].append(self._score(name, row, mesh, true, to_world, scan))
+                self.scores[name].append(self._score(name, row, mesh, true, to_world))
         self.turns.append(track.rotation[row] if self.points is not None else track.morphable_rotation[row])
 
     def _neural(self, row: int) -> Mesh:
@@ -173,7 +174,7 @@ class _Scorer:
             raise DataError("the track has no meshes", file=file, mend="run `davatar track` with --meshes")
         return read_ply(file)
 
-    def _score(self, name, row: int, mesh: Mesh, true: np.ndarray, to_world: np.ndarray, scan) -> FrameScore:
+    def _score(self, name, row: int, mesh: Mesh, true: np.ndarray, to_world: np.ndarray) -> FrameScore:
         model, track, sets = open_morphable(), self.track, self.truth.sets
         regions = {region: true[sets[region][:: EVERY_VERTEX if region == "face" else 1]] for region in sets}
         chosen, lips = sets["face"][::SAME_POINTS], model.landmarks[list(LIPS)]
@@ -191,7 +192,6 @@ class _Scorer:
             same_points=(here[:-2], true[chosen]),
             mouth=(here[-2:], true[lips]),
             rotations=(rotation, true_rotation),
-            scan=scan if len(scan) else None,
         )
 
     def _scan(self, row: int, frame) -> np.ndarray:
@@ -238,8 +238,8 @@ class _NeuralPoints:
     def posed(self, row: int, vertices: np.ndarray) -> np.ndarray:
         """[K] vertex indices -> [K, 3] world, m: the posed points whose canonical points are the vertices'.
 
-        The canonical points come from the linear fit's neutral face; Newton on the backward deformation, from the
-        linear fit's own position.
+        The canonical points come from the linear fit's face with lips and lids apart; Newton on the backward
+        deformation, from the linear fit's own position.
         """
         torch, track, model = self.torch, self.track, self.model
         target = self._target(vertices)
@@ -262,9 +262,10 @@ class _NeuralPoints:
         key = vertices.tobytes()
         if key not in self._canonical:
             torch, model = self.torch, self.model
-            _, expression = model.codes(np.zeros(100), np.zeros(53))
-            neutral = open_morphable().vertices(self.track.morphable_identity, np.zeros(53))[vertices]
-            x = torch.as_tensor(to_head_units(neutral), dtype=model.dtype)
+            apart = canonical_expression(open_morphable())  # closed lips meet in one point: which lip is it?
+            _, expression = model.codes(np.zeros(100), apart)
+            posed = open_morphable().vertices(self.track.morphable_identity, apart)[vertices]
+            x = torch.as_tensor(to_head_units(posed), dtype=model.dtype)
             with torch.no_grad():
                 self._canonical[key] = model.to_canonical(x, self.identity, expression)[..., :3]
         return self._canonical[key]

@@ -25,7 +25,6 @@ class FrameScore:
     vertex: float  # mm, mean distance to the same tracked point (sliding counts)
     mouth: float  # mm, |error of the mouth's opening|
     rotation: float  # degrees
-    scan: float  # mm, mean distance of depth points to the tracked surface
     offsets: np.ndarray | None = field(default=None, repr=False)  # [K, 3] mm, tracked minus true points
 
 
@@ -36,7 +35,6 @@ def score_frame(
     same_points: tuple[np.ndarray, np.ndarray] | None = None,
     mouth: tuple[np.ndarray, np.ndarray] | None = None,
     rotations: tuple[np.ndarray, np.ndarray] | None = None,
-    scan: np.ndarray | None = None,
 ) -> FrameScore:
     """
     Args:
@@ -45,7 +43,6 @@ def score_frame(
         same_points: tracked and true positions [K, 3] of the same points of the head.
         mouth: tracked and true positions [2, 3] of the middle of upper and lower lip.
         rotations: tracked and true head rotation [3, 3].
-        scan: [N, 3] depth points on the head.
     """
     search = MeshDistance(mesh.vertices, mesh.triangles)
     away = {region: 1000 * search.nearest(points).distance for region, points in truth.items()}
@@ -56,7 +53,6 @@ def score_frame(
         vertex=float("nan") if offsets is None else float(np.linalg.norm(offsets, axis=1).mean()),
         mouth=float("nan") if mouth is None else 1000 * abs(_opening(mouth[0]) - _opening(mouth[1])),
         rotation=float("nan") if rotations is None else angle_between(*rotations),
-        scan=float("nan") if scan is None else float(1000 * search.nearest(scan).distance.mean()),
         offsets=offsets,
     )
 
@@ -102,7 +98,6 @@ def summarise(frames: Sequence[FrameScore]) -> dict[str, float]:
         "mouth_95_mm": float(np.percentile(mouths, 95)) if mouths else float("nan"),
         "rotation_deg": mean([frame.rotation for frame in frames]),
         "jitter_mm": jitter([frame.offsets for frame in frames]),
-        "scan_mm": mean([frame.scan for frame in frames]),
         "lost": float(lost.sum()),
     }
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from davatar.core.settings import resolve, to_mapping
 from davatar.headmodel.track import Track, load_track, save_track
 from davatar.tracking import outputs
 from davatar.tracking.assemble import assemble
-from davatar.tracking.linear import LinearFit, fit_linear
+from davatar.tracking.linear import fit_linear
 from davatar.tracking.recording import Recording
 from davatar.tracking.results import Results
 from davatar.tracking.settings import TrackSettings
@@ -79,7 +80,7 @@ def track(
     recording = Recording(capture, chosen, points=settings.linear.points, seed=settings.seed, progress=progress)
     job = _Job(recording, settings, str(head_model), _fingerprint(recording, settings, head_model))
     if out is None:
-        return _fit(job, Results(None), Results(None), progress, lambda: None)[0]
+        return replace(_fit(job, Results(None), progress, lambda: None), settings=to_mapping(settings))
     out = Path(out)
     with exclusive(out):
         if overwrite:
@@ -124,47 +125,64 @@ def _finished(out: Path, job: _Job) -> Track | None:
 
 
 def _clear(out: Path) -> None:
+    """Remove what an earlier track left, and nothing else that may lie there."""
     for name in (JSON, NPZ, outputs.CSV, outputs.OVERLAY):
         (out / name).unlink(missing_ok=True)
-    for name in (STAGES, outputs.MESHES):
-        shutil.rmtree(out / name, ignore_errors=True)
+    for file in (out / outputs.MESHES).glob("[0-9]*.ply"):
+        file.unlink()
+    shutil.rmtree(out / STAGES, ignore_errors=True)
 
 
 def _work(job: _Job, out: Path, progress: Progress, check: Callable[[], None]) -> Track:
-    started = time.monotonic()
     settings, recording = job.settings, job.recording
     results = Results(out / STAGES, job.content)
-    found, seconds = _fit(job, results, results, progress, check)
+    if results.get("first") is None:
+        _clear(out)
+    found = _fit(job, results, progress, check)
     found = replace(found, settings=to_mapping(settings))
     save_track(out / NPZ, found)
     meshes = outputs.MeshWriter(found, job.head_model, settings.output.mesh_resolution)
     if settings.output.meshes:
-        outputs.write_meshes(out, found, meshes, results, progress, check)
-    seconds["meshes"] = time.monotonic() - started - sum(seconds.values())
+        with _timed(results, "meshes"):
+            outputs.write_meshes(out, found, meshes, results, progress, check)
     outputs.write_arkit(out, found, [recording.time(row) for row in range(len(recording))])
     if settings.output.overlay:
-        outputs.write_overlay(out, found, recording, meshes, settings.output, progress, check)
-    seconds["overlay"] = time.monotonic() - started - sum(seconds.values())
-    write_json(out / JSON, _about(job, found, seconds))
+        with _timed(results, "overlay"):
+            outputs.write_overlay(out, found, recording, meshes, settings.output, progress, check)
+    write_json(out / JSON, _about(job, found, _seconds(results)))
     results.clear()
     return found
 
 
-def _fit(job: _Job, linear_results: Results, neural_results: Results, progress: Progress, check):
-    """The fits, and the seconds each took in this session."""
+@contextmanager
+def _timed(results: Results, name: str) -> Iterator[None]:
+    """Add the block's seconds to those that earlier sessions spent on the same part."""
     started = time.monotonic()
+    try:
+        yield
+    finally:
+        spent = _seconds(results)
+        spent[name] = spent.get(name, 0.0) + time.monotonic() - started
+        results.put("seconds", **{key: np.array(value) for key, value in spent.items()})
+
+
+def _seconds(results: Results) -> dict[str, float]:
+    return {name: float(value) for name, value in (results.get("seconds") or {}).items()}
+
+
+def _fit(job: _Job, results: Results, progress: Progress, check: Callable[[], None]) -> Track:
     recording, settings = job.recording, job.settings
-    linear: LinearFit = fit_linear(recording, settings.linear, linear_results, progress, check)
-    seconds = {"linear": time.monotonic() - started}
+    with _timed(results, "linear"):
+        linear = fit_linear(recording, settings.linear, results, progress, check)
     neural, model = None, None
     if settings.stage == "neural":
         from davatar.headmodel.head_model import HeadModel
         from davatar.tracking.neural.fit import fit_neural
 
         model = HeadModel.from_pretrained(job.head_model)
-        neural = fit_neural(recording, linear, model, settings.neural, neural_results, progress, check)
-        seconds["neural"] = time.monotonic() - started - seconds["linear"]
-    return assemble(recording, linear, neural, model), seconds
+        with _timed(results, "neural"):
+            neural = fit_neural(recording, linear, model, settings.neural, results, progress, check)
+    return assemble(recording, linear, neural, model)
 
 
 def _about(job: _Job, found: Track, seconds: dict[str, float]) -> dict[str, Any]:
