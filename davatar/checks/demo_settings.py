@@ -12,18 +12,18 @@ from davatar.core.errors import ConfigError
 class DemoSettings:
     seed: int = 7  # who is filmed, what they do, how the avatar starts
     sequences: int = 4  # the last one is held out: training never sees its motion
-    frames: int = 20  # per sequence
+    frames: int = 12  # per sequence
     fps: float = 5.0
-    views: int = 5  # colour cameras beside the one that measures depth; the last one is held out
+    views: int = 4  # colour cameras beside the one that measures depth; the last one is held out
     depth_size: tuple[int, int] = (320, 288)  # px, of the camera that measures depth
     distance: float = 0.45  # m, of that camera
     picture: int = 128  # px, side of what the avatar learns and paints
     detail: float = 0.12  # cm, fineness of the subject's skin
-    driver_frames: int = 12  # of a second person, whose expressions drive the avatar at the end
+    driver_frames: int = 8  # of a second person, whose expressions drive the avatar at the end
     stage: Literal["linear", "neural"] = "neural"  # how far the tracker goes, and the surface the avatar learns from
     start: str = "base"  # base = the shipped start; scratch
-    train_steps: int = 500
-    scored: int = 5  # frames of a sequence that are compared with the true geometry, which is slow
+    train_steps: int = 400
+    scored: int = 3  # frames of a sequence that are compared with the true geometry, which is slow
 
     def __post_init__(self):
         if self.sequences < 2 or self.views < 2 or min(self.frames, self.driver_frames) < 2 or self.scored < 1:
