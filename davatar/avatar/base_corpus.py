@@ -29,11 +29,11 @@ FIRST_SUBJECT = 100_000  # seeds of subjects; apart from the small numbers that 
 
 @dataclass(frozen=True)
 class CorpusSettings:
-    identities: int = 96
+    identities: int = 80
     frames: int = 20  # per identity
     size: int = 128  # pixels
     seed: int = 0
-    noisy: float = 0.5  # share of identities whose geometry is displaced like a tracker's
+    noisy: float = 0.3  # share of identities whose geometry is displaced like a tracker's
 
 
 def random_expression(model: MorphableModel, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

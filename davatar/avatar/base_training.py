@@ -32,7 +32,7 @@ class BaseSettings:
     corpus: CorpusSettings = field(default_factory=CorpusSettings)
     tiny: TinySettings = field(default_factory=TinySettings)
     training: TinyTraining = field(default_factory=lambda: TinyTraining(warm_up=50))
-    steps: int = 2400
+    steps: int = 5000
     people: int = 2  # per step
     frames: int = 2  # per person and step
     first: int = 8  # people that take part in the first step

@@ -33,7 +33,7 @@ class TinySettings:
     expression_size: int = 53  # morphable expression weights
     point_width: int = 32
     map_width: int = 16
-    width: int = 64  # of the U-Net at a quarter of the resolution; twice that below
+    width: int = 48  # of the U-Net at a quarter of the resolution; twice that below
     tokens: int = 4
     token_width: int = 64
     noisy_picture: bool = True  # the full-resolution head sees the noisy picture too

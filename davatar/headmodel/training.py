@@ -50,7 +50,7 @@ class StageSettings:
     last_learning_rate: float = 1e-5
     faint: float = 0.25  # share of movements drawn a fifth as large
     relative: float = 0.4  # weight of the correspondence error over the size of the motion
-    rays: bool = False  # tell by rays what the lids hide: exact, and dearer per head
+    rays: bool = True  # tell by rays what the lids hide: exact, and dearer per head than by nearest samples
     fresh_heads: int = 0  # heads drawn over the stage besides the first pool
 
 
@@ -70,11 +70,12 @@ class TrainingSettings:
         )
     )
     identity: StageSettings = StageSettings(7500, 4e-3, 2e-4, fresh_heads=1600)
-    deformation: StageSettings = StageSettings(4500, 3e-3, 3e-4, fresh_heads=1000)
-    joint: StageSettings = StageSettings(7000, 8e-4, 5e-6, fresh_heads=2000)
+    deformation: StageSettings = StageSettings(5000, 3e-3, 3e-4, fresh_heads=1000)
+    joint: StageSettings = StageSettings(8000, 8e-4, 5e-6, fresh_heads=2000)
     heads: int = 32  # heads per batch
     pairs: int = 22  # pairs per head and batch; each is two queries
     wide: int = 20  # wide points per head and batch
+    moving: float = 0.5  # share of the pairs that are drawn in proportion to how far the expression moves them
     pool: int = 256  # heads kept in memory
     pool_pairs: int = 3072  # pairs per head of the pool
     pool_wide: int = 2048
@@ -123,6 +124,8 @@ class HeadPool:
         alone = self.stage == "deformation"  # a pair's two points tell it the same: twice as many pairs, one point each
         pairs = settings.pairs * (2 if alone else 1)
         pair = rng.integers(settings.pool_pairs, size=(settings.heads, pairs))
+        moving = int(settings.moving * pairs)
+        pair[:, :moving] = [_by_motion(self.heads[h].motion, moving, rng) for h in chosen]
         wide = rng.integers(settings.pool_wide, size=(settings.heads, settings.wide))
         names = ("surface", "normal", "canonical", "canonical_normal", "reach", "motion")
         out = {n: np.stack([getattr(self.heads[h], n)[i] for h, i in zip(chosen, pair, strict=True)]) for n in names}
@@ -135,6 +138,12 @@ class HeadPool:
         out["identity"] = np.stack([self.identity[h] for h in chosen])
         out["expression"] = np.stack([self.expression[h] for h in chosen])
         return {name: torch.from_numpy(value) for name, value in out.items()}
+
+
+def _by_motion(motion: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """[count] indices into motion [P], in proportion to it: a brow or a lid is a hundredth of the surface."""
+    share = np.cumsum(motion + 1e-6, dtype=np.float64)
+    return np.searchsorted(share, rng.random(count) * share[-1]).clip(max=len(motion) - 1)
 
 
 def new_model(settings: TrainingSettings, maps: CodeMaps) -> NPHM:

@@ -1,0 +1,1 @@
+"""`davatar verify`: recomputes golden fixtures found in a folder and compares."""
