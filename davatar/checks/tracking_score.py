@@ -20,6 +20,7 @@ from davatar.core.errors import DataError, MissingError
 from davatar.core.files import read_json, write_json
 from davatar.core.progress import Progress, silent
 from davatar.evaluation.tracking import FrameScore, angle_between, scan_score, score_frame, summarise
+from davatar.geometry.distance import MeshDistance, barycentric
 from davatar.geometry.mesh import Mesh, read_ply
 from davatar.headmodel.ict_surface import canonical_expression
 from davatar.headmodel.morphable import open_morphable, to_head_units
@@ -184,7 +185,7 @@ class _Scorer:
             here = linear[wanted] @ track.morphable_rotation[row].T + track.morphable_translation[row]
             rotation = track.morphable_rotation[row]
         else:
-            here, rotation = self.points.posed(row, wanted), track.rotation[row]
+            here, rotation = self.points.on(mesh, wanted), track.rotation[row]
         true_rotation = to_world[:3, :3] @ self.truth.head_pose[int(track.frames[row])][:3, :3]
         return score_frame(
             mesh,
@@ -222,43 +223,30 @@ class _Scorer:
 
 
 class _NeuralPoints:
-    """Where points of the morphable head lie on the neural surface: followed through canonical space."""
+    """Where points of the morphable head lie on the neural surface: at the same canonical points."""
 
     def __init__(self, track: Track):
         import torch
 
         from davatar.headmodel.head_model import HeadModel
 
-        name = track.model.split(" ")[0]
-        self.model = HeadModel.from_pretrained(name)
+        self.model = HeadModel.from_pretrained(track.model.split(" ")[0])
         self.track, self.torch = track, torch
         self.identity = torch.as_tensor(track.identity, dtype=self.model.dtype)
-        self._canonical: dict[bytes, Any] = {}
+        self._canonical: dict[bytes, np.ndarray] = {}
 
-    def posed(self, row: int, vertices: np.ndarray) -> np.ndarray:
-        """[K] vertex indices -> [K, 3] world, m: the posed points whose canonical points are the vertices'.
+    def on(self, mesh: Mesh, vertices: np.ndarray) -> np.ndarray:
+        """[K] vertex indices -> [K, 3] points of the tracked mesh (its frame) nearest to them in canonical space.
 
-        The canonical points come from the linear fit's face with lips and lids apart; Newton on the backward
-        deformation, from the linear fit's own position.
+        A search over the whole mesh: following a point through the deformation can end on the other lip.
         """
-        torch, track, model = self.torch, self.track, self.model
-        target = self._target(vertices)
-        morphable = open_morphable()
-        start = morphable.vertices(track.morphable_identity, track.morphable_expression[row])[vertices]
-        world = start @ track.morphable_rotation[row].T + track.morphable_translation[row]
-        head = np.linalg.inv(track.head_to_world(row))
-        x = torch.as_tensor(_moved(world, head), dtype=model.dtype)
-        expression = torch.as_tensor(track.expression[row], dtype=model.dtype)
-        for _ in range(4):
-            x = x.detach().requires_grad_(True)
-            canonical = model.to_canonical(x, self.identity, expression)[..., :3]
-            rows = [torch.autograd.grad(canonical[:, k].sum(), x, retain_graph=k < 2)[0] for k in range(3)]
-            jacobian = torch.stack(rows, 1) + 1e-3 * torch.eye(3, dtype=model.dtype)
-            step = torch.linalg.solve(jacobian, (target - canonical.detach())[..., None])[..., 0]
-            x = x + step * (0.04 / step.norm(dim=-1, keepdim=True).clamp_min(0.04))
-        return _moved(x.detach().double().numpy(), track.head_to_world(row))
+        found = MeshDistance(mesh.canonical[:, :3], mesh.triangles).nearest(self._target(vertices))
+        corners = mesh.triangles[found.triangle]
+        share = barycentric(found.point, mesh.canonical[corners][..., :3])
+        return np.einsum("kc,kcd->kd", share, mesh.vertices[corners])
 
-    def _target(self, vertices: np.ndarray):
+    def _target(self, vertices: np.ndarray) -> np.ndarray:
+        """Canonical points of the linear fit's face with lips and lids apart, [K, 3]."""
         key = vertices.tobytes()
         if key not in self._canonical:
             torch, model = self.torch, self.model
@@ -267,7 +255,7 @@ class _NeuralPoints:
             posed = open_morphable().vertices(self.track.morphable_identity, apart)[vertices]
             x = torch.as_tensor(to_head_units(posed), dtype=model.dtype)
             with torch.no_grad():
-                self._canonical[key] = model.to_canonical(x, self.identity, expression)[..., :3]
+                self._canonical[key] = model.to_canonical(x, self.identity, expression)[..., :3].double().numpy()
         return self._canonical[key]
 
 

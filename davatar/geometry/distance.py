@@ -78,20 +78,29 @@ def closest_on_triangles(points: np.ndarray, corners: np.ndarray) -> np.ndarray:
         [..., 3].
     """
     a, b, c = corners[..., 0, :], corners[..., 1, :], corners[..., 2, :]
-    ab, ac = b - a, c - a
-    normal = np.cross(ab, ac)
-    square = (normal**2).sum(-1, keepdims=True)
-    offset = points - a
-    with np.errstate(invalid="ignore", divide="ignore"):
-        v = (np.cross(offset, ac) * normal).sum(-1, keepdims=True) / square
-        w = (np.cross(ab, offset) * normal).sum(-1, keepdims=True) / square
-    inside = (v >= 0) & (w >= 0) & (v + w <= 1)  # NaN (no area) counts as outside: the edges decide
-    best = np.where(inside, a + np.nan_to_num(v) * ab + np.nan_to_num(w) * ac, np.inf)
+    share = barycentric(points, corners)
+    inside = (share >= 0).all(-1, keepdims=True)  # of a triangle without area it is the middle: an edge is nearer
+    best = np.where(inside, (share[..., None] * corners).sum(-2), np.inf)
     lowest = ((best - points) ** 2).sum(-1)
-    for start, edge in ((a, ab), (b, c - b), (c, a - c)):
+    for start, edge in ((a, b - a), (b, c - b), (c, a - c)):
         along = ((points - start) * edge).sum(-1) / np.maximum((edge**2).sum(-1), 1e-300)
         on = start + np.clip(along, 0, 1)[..., None] * edge
         away = ((on - points) ** 2).sum(-1)
         nearer = away < lowest
         best, lowest = np.where(nearer[..., None], on, best), np.where(nearer, away, lowest)
     return best
+
+
+def barycentric(points: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """Shares [..., 3] of the corners [..., 3, 3] in the feet of points [..., 3] on their planes.
+
+    They sum to 1; a triangle without area gives a third each.
+    """
+    a, ab, ac = corners[..., 0, :], corners[..., 1, :] - corners[..., 0, :], corners[..., 2, :] - corners[..., 0, :]
+    normal = np.cross(ab, ac)
+    square = (normal**2).sum(-1)
+    flat = square < 1e-30
+    offset, square = points - a, np.where(flat, 1.0, square)
+    v = (np.cross(offset, ac) * normal).sum(-1) / square
+    w = (np.cross(ab, offset) * normal).sum(-1) / square
+    return np.where(flat[..., None], 1 / 3, np.stack([1 - v - w, v, w], axis=-1))

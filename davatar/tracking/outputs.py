@@ -16,6 +16,7 @@ import numpy as np
 from davatar.core.files import atomic_path, write_text
 from davatar.core.progress import Progress, silent
 from davatar.geometry.mesh import Mesh, read_ply, write_ply
+from davatar.headmodel.canonical import canonical_vertices
 from davatar.headmodel.morphable import UNITS_PER_METRE, open_morphable, to_head_units
 from davatar.headmodel.track import Track
 from davatar.tracking.passes import LOST, RESTARTED, SKIPPED
@@ -52,14 +53,15 @@ class MeshWriter:
 
 
 def linear_mesh(track: Track, row: int) -> Mesh:
-    """The morphable mesh of a row: world frame, m; canonical = the mean head, head-model units."""
+    """The morphable mesh of a row: world frame, m; canonical as in `headmodel.canonical`."""
     model = open_morphable()
     mesh = model.mesh(track.morphable_identity, track.morphable_expression[row])
     moved = mesh.transformed(track.morphable_rotation[row], track.morphable_translation[row])
     used = np.unique(moved.triangles)
     new = np.full(len(moved.vertices), -1)
     new[used] = np.arange(len(used))
-    return Mesh(moved.vertices[used], new[moved.triangles].astype(np.int32), to_head_units(model.neutral[used]))
+    canonical = canonical_vertices(model, track.morphable_identity)[used]
+    return Mesh(moved.vertices[used], new[moved.triangles].astype(np.int32), canonical)
 
 
 def mesh_file(out: Path, frame: int) -> Path:
