@@ -92,5 +92,57 @@ def sample_dpm_solver(denoise: Denoise, start: Tensor, path: Sequence[Level]) ->
     return noisy
 
 
+def sample_unipc(denoise: Denoise, start: Tensor, path: Sequence[Level]) -> Tensor:
+    """UniPC of order 2 (variant "bh2"): predicts like DPM-Solver++ and corrects each step with the next clean sample.
+
+    Deterministic; no more calls of `denoise` than steps (spec avatars 7.1). A path may start in pure noise
+    (half log signal-to-noise ratio -inf): what would weigh the clean sample before it then weighs nothing.
+    """
+    noisy, before = start, start  # `before`: the corrected sample that the last prediction left from
+    past: list[tuple[Tensor, Level]] = []  # the last two clean samples
+    order = 0
+    for k, (here, after) in enumerate(pairwise(path)):
+        clean, _ = denoise(noisy, here)
+        if past:
+            noisy = _unipc_corrected(before, clean, here, past, order)
+        order = min(2, len(path) - 1 - k, k + 1)
+        before, noisy = noisy, _unipc_predicted(noisy, clean, here, after, past, order)
+        past = [*past, (clean, here)][-2:]
+    return noisy
+
+
+def _unipc_predicted(
+    noisy: Tensor, clean: Tensor, here: Level, after: Level, past: list[tuple[Tensor, Level]], order: int
+) -> Tensor:
+    rise = _log_snr(after) - _log_snr(here)
+    gain = -math.expm1(-rise)
+    found = after.noise / here.noise * noisy + after.signal * gain * clean
+    if order == 2:
+        earlier, level = past[-1]
+        found = found + 0.5 * after.signal * gain * (earlier - clean) / ((_log_snr(level) - _log_snr(here)) / rise)
+    return found
+
+
+def _unipc_corrected(
+    before: Tensor, clean: Tensor, here: Level, past: list[tuple[Tensor, Level]], order: int
+) -> Tensor:
+    """The sample at `here` again, now that `clean` is known there; `before` is the sample one level earlier."""
+    last, level = past[-1]
+    rise = _log_snr(here) - _log_snr(level)
+    fall = math.expm1(-rise)
+    base = here.noise / level.noise * before - here.signal * fall * last
+    if order == 1:
+        return base - 0.5 * here.signal * fall * (clean - last)
+    earlier, earliest = past[-2]
+    ratio = (_log_snr(earliest) - _log_snr(level)) / rise
+    first = -fall / rise - 1
+    moment = first / fall
+    second = 2 * (-first / rise - 0.5) / fall
+    slope = (second - moment) / (ratio - 1)
+    return base - here.signal * fall * (slope * (earlier - last) / ratio + (moment - slope) * (clean - last))
+
+
 def _log_snr(level: Level) -> float:
+    if level.noise == 0:
+        return math.inf
     return math.log(level.signal / level.noise) if level.signal > 0 else -math.inf

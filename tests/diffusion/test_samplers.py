@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from davatar.diffusion.parameterization import Denoised, add_noise, target, to_clean, to_noise
-from davatar.diffusion.samplers import as_denoiser, sample_ancestral, sample_ddim, sample_dpm_solver
+from davatar.diffusion.samplers import as_denoiser, sample_ancestral, sample_ddim, sample_dpm_solver, sample_unipc
 from davatar.diffusion.schedule import continuous_path, cosine_schedule, scaled_linear_schedule
 
 WEIGHT = torch.linspace(-0.9, 1.1, 36, dtype=torch.float64).reshape(6, 6).sin()
@@ -41,7 +41,10 @@ def test_every_prediction_type_gives_clean_and_noise_back(level, seed):
         assert torch.allclose(to_noise(found, noisy, signal, scale), noise, atol=1e-9)
 
 
-@pytest.mark.parametrize("sampler", ["ancestral", "ddim", "ddim eta 1", "dpm", "ddim continuous", "dpm continuous"])
+@pytest.mark.parametrize(
+    "sampler",
+    ["ancestral", "ddim", "ddim eta 1", "dpm", "unipc", "ddim continuous", "dpm continuous", "unipc continuous"],
+)
 def test_a_sampler_on_a_gaussian_returns_its_spread(sampler):
     std = 0.4
     generator = torch.Generator().manual_seed(3)
@@ -57,6 +60,7 @@ def test_a_sampler_on_a_gaussian_returns_its_spread(sampler):
         "ddim": lambda d: sample_ddim(d, start, path),
         "ddim eta 1": lambda d: sample_ddim(d, start, path, eta=1.0, draw=draw),
         "dpm": lambda d: sample_dpm_solver(d, start, path),
+        "unipc": lambda d: sample_unipc(d, start, path),
     }[sampler.removesuffix(" continuous")]
     assert walk(gaussian(std)).std().item() == pytest.approx(std, rel=0.06)
 
@@ -133,6 +137,64 @@ def test_dpm_solver_equals_diffusers():
     start = torch.randn(3, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     ours = sample_dpm_solver(as_denoiser(network, "v_prediction"), start, schedule.path(theirs.timesteps.tolist()))
     assert torch.allclose(ours, _walk(theirs, start, theirs.timesteps, network), atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")  # diffusers
+@pytest.mark.parametrize("steps", [1, 2, 3, 12])
+def test_unipc_equals_diffusers(steps):
+    from diffusers import UniPCMultistepScheduler
+
+    schedule = scaled_linear_schedule(zero_terminal_snr=False)
+    theirs = UniPCMultistepScheduler(
+        trained_betas=schedule.betas,
+        prediction_type="v_prediction",
+        final_sigmas_type="zero",
+        timestep_spacing="trailing",
+    )
+    theirs.set_timesteps(steps)
+    start = torch.randn(3, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ours = sample_unipc(as_denoiser(network, "v_prediction"), start, schedule.path(theirs.timesteps.tolist()))
+    assert torch.allclose(ours, _walk(theirs, start, theirs.timesteps, network), atol=2e-5)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")  # diffusers
+@pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "UniPCMultistepScheduler"])
+def test_solvers_of_diffusers_agree_on_zero_terminal_snr(name):
+    """Theirs puts a tiny signal where the schedule has none (2^-24 of variance): nearly the same steps."""
+    import diffusers
+
+    theirs = getattr(diffusers, name)(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        final_sigmas_type="zero",
+        timestep_spacing="trailing",
+        rescale_betas_zero_snr=True,
+    )
+    theirs.set_timesteps(8)
+    start = torch.randn(3, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    walk = {"DPMSolverMultistepScheduler": sample_dpm_solver, "UniPCMultistepScheduler": sample_unipc}[name]
+    path = scaled_linear_schedule().path(theirs.timesteps.tolist())
+    ours = walk(as_denoiser(network, "v_prediction"), start, path)
+    assert torch.isfinite(ours).all()
+    assert torch.allclose(ours, _walk(theirs, start, theirs.timesteps, network), atol=0.02)
+
+
+@pytest.mark.parametrize("walk", [sample_dpm_solver, sample_unipc])
+def test_solvers_converge_from_pure_noise_faster_than_ddim(walk):
+    start = torch.linspace(-2, 2, 9, dtype=torch.float64)
+    schedule = scaled_linear_schedule()
+
+    def error(sampler, path):
+        return (sampler(gaussian(0.5), start, path) - exact).abs().max()
+
+    exact = sample_ddim(gaussian(0.5), start, schedule.path(range(999, -1, -1)))
+    times = [999 - 100 * k for k in range(10)]  # evenly in time, as published
+    solver = error(walk, schedule.path_by_log_snr(10))
+    assert solver < 0.25 * error(walk, schedule.path(times))
+    assert solver < 0.25 * error(sample_ddim, schedule.path_by_log_snr(10))
+    assert solver < 0.25 * error(sample_ddim, schedule.path(times))
 
 
 def test_dpm_solver_needs_few_steps():

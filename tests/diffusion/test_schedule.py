@@ -85,3 +85,19 @@ def test_paths_refuse_step_counts_that_do_not_exist(steps):
 def test_unknown_schedule_lists_the_known_ones():
     with pytest.raises(ConfigError, match="cosine, linear"):
         named_schedule("sine", 10)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 8, 50, 400, 1000])
+def test_path_by_log_snr_falls_from_pure_noise_in_even_steps(steps):
+    schedule = scaled_linear_schedule()
+    path = schedule.path_by_log_snr(steps)
+    assert len(path) == steps + 1 and path[0].signal == 0 and path[-1].noise == 0
+    if steps == 8:
+        ratio = np.log([level.signal / level.noise for level in path[1:-1]])
+        assert ratio[0] == pytest.approx(-3.5, abs=0.1) and ratio[-1] == pytest.approx(2.65, abs=0.1)
+        assert np.allclose(np.diff(ratio), np.diff(ratio).mean(), rtol=0.1)
+
+
+def test_path_by_log_snr_refuses_too_many_steps():
+    with pytest.raises(ConfigError, match="1001 sampling steps"):
+        scaled_linear_schedule().path_by_log_snr(1001)
