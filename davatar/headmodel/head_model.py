@@ -6,6 +6,7 @@ axes broadcast against the points' leading axes. `frame` is the similarity to me
 
 from __future__ import annotations
 
+import json
 from functools import cached_property
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -20,7 +21,8 @@ from davatar.geometry.surface import extract_surface
 from davatar.headmodel.ict_codes import CodeMaps
 from davatar.headmodel.morphable import UNITS_PER_METRE
 from davatar.headmodel.nphm import NPHM
-from davatar.headmodel.weights import load_weights
+from davatar.headmodel.published_checkpoint import is_published, load_published, summary
+from davatar.headmodel.weights import load_weights, published_tensors, tensor_hash
 
 GRID = np.array([[-0.55, -0.5, -0.95], [0.55, 0.75, 0.4]])
 """[2, 3] head-model units: the box in which surfaces are extracted (spec dphm 2)."""
@@ -45,7 +47,8 @@ class HeadModel:
     def from_pretrained(cls, name: str | Path = "open") -> HeadModel:
         """
         Args:
-            name: "open" for the model that ships with davatar, or the path of a head-model file.
+            name: "open" for the model that ships with davatar, the path of a head-model file, or a published
+                checkpoint (`checkpoint_epoch_<n>.tar`, or a folder above it).
 
         Raises:
             MissingError: no file at that path.
@@ -54,9 +57,13 @@ class HeadModel:
         if str(name) == "open":
             with as_file(files("davatar.assets") / "nphm" / "open.safetensors") as path:
                 network, maps, metadata = load_weights(path)
+        elif is_published(name):
+            head = load_published(name)
+            return cls(head.network, None, tensor_hash(published_tensors(head)), str(name), summary(head.about))
         else:
             network, maps, metadata = load_weights(name)
         about = {key: metadata[key] for key in ("licence", "training_data") if key in metadata}
+        about |= summary(json.loads(metadata.get("imported", "{}")))
         return cls(network, maps, metadata["hash"], str(name), about)
 
     def describe(self) -> dict:

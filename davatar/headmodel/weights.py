@@ -24,6 +24,7 @@ from davatar.headmodel.ict_codes import CodeMaps
 from davatar.headmodel.nphm import NPHM, NPHMConfig
 
 if TYPE_CHECKING:
+    from davatar.headmodel.published_checkpoint import PublishedHead
     from davatar.headmodel.training import TrainingSettings
 
 KIND = "davatar head model"
@@ -64,14 +65,71 @@ def save_weights(path: str | Path, model: NPHM, maps: CodeMaps, settings: Traini
     write_bytes(path, save(tensors, metadata=metadata))
 
 
-def load_weights(path: str | Path) -> tuple[NPHM, CodeMaps, dict[str, str]]:
-    """What `save_weights` wrote: model (float32, no gradients), code maps, metadata.
+def published_tensors(head: PublishedHead) -> dict[str, torch.Tensor]:
+    """Everything of a published head model that its file of ours holds, in full precision."""
+    tensors = {f"model.{name}": value for name, value in head.network.state_dict().items()}
+    tensors |= {"tables.identity": head.identities, "tables.expression": head.expressions}
+    return {name: value.float().contiguous() for name, value in tensors.items()}
+
+
+def save_published(path: str | Path, head: PublishedHead) -> None:
+    """Write a published head model with its code tables as one file of ours, atomically; nothing is rounded."""
+    tensors = published_tensors(head)
+    metadata = {
+        "kind": KIND,
+        "config": json.dumps(asdict(head.network.config)),
+        "licence": "that of the published checkpoint it was imported from",
+        "training_data": "that of the published checkpoint it was imported from",
+        "imported": json.dumps(head.about),
+        "hash": tensor_hash(tensors),
+    }
+    write_bytes(path, save(tensors, metadata=metadata))
+
+
+def load_tables(path: str | Path) -> dict[str, torch.Tensor]:
+    """Code tables of an imported head model: "identity" [n, Di] and "expression" [m, De]; empty if it has none.
+
+    Raises:
+        MissingError, DataError: as `load_weights`.
+    """
+    tensors, _ = _read(Path(path))
+    return {name[7:]: value for name, value in tensors.items() if name.startswith("tables.")}
+
+
+def is_head_model(path: str | Path) -> bool:
+    """A file that `load_weights` takes (its label is read, nothing else)."""
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get("kind") == KIND
+    except (SafetensorError, OSError, ValueError):
+        return False
+
+
+def load_weights(path: str | Path) -> tuple[NPHM, CodeMaps | None, dict[str, str]]:
+    """What `save_weights` or `save_published` wrote: model (float32, no gradients), code maps if any, metadata.
 
     Raises:
         MissingError: no file there.
         DataError: the file is truncated, damaged or something else.
     """
     path = Path(path)
+    tensors, metadata = _read(path)
+    try:
+        config = NPHMConfig(**json.loads(metadata["config"]))
+        maps, anchors = None, tensors["model.identity.mean_anchors"].float()
+        if "codes.anchors" in tensors:
+            maps = CodeMaps(**{name: tensors[f"codes.{name}"].float().numpy().astype(np.float32) for name in _MAPS})
+            anchors = torch.from_numpy(maps.anchors)
+        model = NPHM(config, anchors)
+        model.load_state_dict({n[6:]: v.float() for n, v in tensors.items() if n.startswith("model.")})
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"does not fit its own configuration: {error}", file=path, mend="fetch or train it again"
+        ) from error
+    return model.eval().requires_grad_(False), maps, metadata
+
+
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     if not path.is_file():
         raise MissingError(
             "no head model there", file=path, mend="`davatar prior train nphm` makes one; `open` is built in"
@@ -86,13 +144,4 @@ def load_weights(path: str | Path) -> tuple[NPHM, CodeMaps, dict[str, str]]:
         raise DataError(f"is not a head model but {metadata.get('kind', 'unlabelled weights')!r}", file=path)
     if tensor_hash(tensors) != metadata.get("hash"):
         raise DataError("is damaged: its tensors do not match its hash", file=path, mend="fetch or train it again")
-    try:
-        config = NPHMConfig(**json.loads(metadata["config"]))
-        maps = CodeMaps(**{name: tensors[f"codes.{name}"].float().numpy().astype(np.float32) for name in _MAPS})
-        model = NPHM(config, torch.from_numpy(maps.anchors))
-        model.load_state_dict({n[6:]: v.float() for n, v in tensors.items() if n.startswith("model.")})
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise DataError(
-            f"does not fit its own configuration: {error}", file=path, mend="fetch or train it again"
-        ) from error
-    return model.eval().requires_grad_(False), maps, metadata
+    return tensors, metadata

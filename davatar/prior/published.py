@@ -7,29 +7,30 @@ are read with weights-only semantics; no stored code runs.
 
 from __future__ import annotations
 
-import pickle
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from davatar.core.errors import DataError, MissingError
 from davatar.diffusion.parameterization import PredictionType, loss_weights
 from davatar.diffusion.schedule import NoiseSchedule, ScheduleName, cosine_schedule, linear_schedule, named_schedule
+from davatar.headmodel.published_checkpoint import TABLES as HEAD_MODEL_TABLES
+from davatar.headmodel.published_checkpoint import newest_checkpoint as newest_head_model
+from davatar.headmodel.published_checkpoint import read_archive
+from davatar.headmodel.weights import load_tables
 from davatar.prior.code_prior import CodePrior, Kind
 from davatar.prior.network import NetworkConfig
 from davatar.prior.normalization import RangeNormalization
 from davatar.prior.unet import UNet1d
 
 TABLES: dict[Kind, tuple[str, ...]] = {
-    "identity": ("codebook.geo.embedding.weight",),
-    "expression": ("codebook.exp.embedding.weight",),
-    "joint": ("codebook.geo.embedding.weight", "codebook.exp.embedding.weight"),
+    "identity": (HEAD_MODEL_TABLES["identity"],),
+    "expression": (HEAD_MODEL_TABLES["expression"],),
+    "joint": (HEAD_MODEL_TABLES["identity"], HEAD_MODEL_TABLES["expression"]),
 }
 PREDICTIONS: tuple[PredictionType, ...] = ("epsilon", "sample", "v_prediction")
 
@@ -71,7 +72,7 @@ def load_published(
     """
     path = Path(path)
     path = newest_checkpoint(path) if path.is_dir() else path
-    state = read_weights(path)
+    state = read_archive(path)
     model = _diffusion_state(state, weights, path)
     network = _network(model, path)
     schedule, prediction = _schedule(model, path)
@@ -108,40 +109,19 @@ def stored_as(prior: CodePrior) -> tuple[NetworkConfig, ScheduleName]:
     raise DataError("its noise schedule is neither cosine nor linear")
 
 
-def read_weights(path: str | Path) -> Mapping[str, Any]:
-    """
-    Raises:
-        MissingError: no such file.
-        DataError: not a weights file, truncated, or it wants to run code.
-    """
-    if not Path(path).is_file():
-        raise MissingError("is missing", file=path)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"is not a readable weights file: {reason}", file=path, mend="fetch it again") from error
-    if not isinstance(state, Mapping):
-        raise DataError(f"holds a {type(state).__name__}, expected named entries", file=path)
-    return state
-
-
 def code_tables(head_model: str | Path) -> dict[str, Tensor]:
     """Code tables of a published head model.
 
     Args:
-        head_model: its checkpoint, or the folder (newest `checkpoint_epoch_<n>.tar`).
+        head_model: its checkpoint, the folder (newest `checkpoint_epoch_<n>.tar`), or our file of it.
 
     Returns:
         identity and expression table under their published keys, [n, L] each.
     """
-    path = Path(head_model)
-    if path.is_dir():
-        found = {int(p.stem.rpartition("_")[2]): p for p in path.rglob("checkpoint_epoch_*.tar")}
-        if not found:
-            raise MissingError("holds no checkpoint_epoch_<n>.tar", file=path)
-        path = found[max(found)]
-    tables = read_weights(path).get("latent_codes")
+    path = newest_head_model(head_model)
+    if path.suffix == ".safetensors":
+        return {HEAD_MODEL_TABLES[name]: table for name, table in load_tables(path).items()}
+    tables = read_archive(path).get("latent_codes")
     if not isinstance(tables, Mapping):
         raise DataError("holds no code tables (entry latent_codes)", file=path)
     return dict(tables)
