@@ -21,17 +21,18 @@ from torch import nn
 
 from davatar.avatar.conditioning import HeadMaps, rendered_conditions
 from davatar.avatar.expression_block import TOKENS, add_expression_attention
-from davatar.avatar.frozen_base import FrozenBase, load_base
+from davatar.avatar.frozen_base import FrozenBase, encode_prompt, load_base
+from davatar.avatar.hoisting import Embedded, accept_embedded, embed, kept_contexts
+from davatar.avatar.published_sampling import TIMES, sampling_path, walk
 from davatar.avatar.published_settings import PublishedSettings, PublishedTraining
 from davatar.avatar.texture import PlaneTextures
 from davatar.avatar.tokens import ExpressionTokens
 from davatar.avatar.weights import check_fit, read_weights
-from davatar.core.errors import ConfigError, DataError
+from davatar.core.errors import DataError
 from davatar.diffusion.parameterization import add_noise, target
-from davatar.diffusion.samplers import as_denoiser, sample_ancestral
+from davatar.diffusion.samplers import as_denoiser
 from davatar.diffusion.schedule import Level, scaled_linear_schedule
 
-TIMES = 1000
 FACTOR = 8  # picture pixels per latent pixel
 VARIANCE_SEED = 181998  # of the noise that sampling adds
 
@@ -43,6 +44,7 @@ class ImageBatch:
     expression: torch.Tensor  # [B, De]
     participant: torch.Tensor  # [B] int64
     image: torch.Tensor | None  # [B, 3, H, W] in -1..1
+    mouth: torch.Tensor | None = None  # [B, H, W] bool, inside of the mouth and lips
 
     def to(self, device: torch.device | str) -> ImageBatch:
         return replace(self, **{k: v.to(device) for k, v in vars(self).items() if v is not None})
@@ -57,12 +59,16 @@ class PublishedAvatar(nn.Module):
         self.settings, self.training_settings = settings, training
         self.unet, self.vae = base.unet, base.vae
         self.controlnet = ControlNetModel.from_unet(base.unet, conditioning_channels=settings.condition_channels)
+        accept_embedded(self.controlnet)
         add_expression_attention(self.unet)
         self.textures = PlaneTextures(settings.participants, settings.texture_size, settings.texture_features)
         width = base.unet.config.cross_attention_dim
         self.expression_codes_mlp = ExpressionTokens(settings.expression_size, settings.tokens, width)
         self.register_buffer("empty_prompt", base.empty_prompt.clone(), persistent=False)
-        self.schedule = scaled_linear_schedule(TIMES)
+        self.place = base.place
+        self.prediction = "sample" if settings.predict_x0 else base.prediction
+        self.plain_schedule = scaled_linear_schedule(TIMES, *base.betas, zero_terminal_snr=False)
+        self.schedule = scaled_linear_schedule(TIMES, *base.betas, zero_terminal_snr=settings.zero_terminal_snr)
         self.controlnet.requires_grad_(True)
         for name, parameter in self.unet.named_parameters():
             parameter.requires_grad_("_expression_attention" in name)
@@ -73,7 +79,7 @@ class PublishedAvatar(nn.Module):
         Raises:
             MissingError: the frozen base is not on this machine.
         """
-        return cls(settings, training, load_base(settings.base))
+        return cls(settings, training, load_base(settings.base, settings.revision))
 
     @property
     def resolution(self) -> int:
@@ -116,13 +122,35 @@ class PublishedAvatar(nn.Module):
         neural, hidden = self.textures(canonical, ambient, batch.mask, batch.participant)
         return torch.cat([batch.rendered, neural, hidden], 1)
 
-    def denoiser(self, conditioning: torch.Tensor, tokens: torch.Tensor) -> Callable:
-        """The network as a function of noisy latents [B, 4, h, w] and times [B]; puts out v."""
+    def denoiser(
+        self,
+        conditioning: torch.Tensor | Embedded,
+        tokens: torch.Tensor,
+        prompt: torch.Tensor | None = None,
+        guidance: float = 1.0,
+    ) -> Callable:
+        """The network as a function of noisy latents [B, 4, h, w] and times [B].
+
+        Args:
+            conditioning: [B, C, H, W], or what the condition encoder made of it.
+            prompt: [1, 77, Dt] hidden state of a text; None = of the empty one, which the avatar was trained with.
+            guidance: above 1, the output is led away from that of the empty text; takes twice the time.
+        """
+        count, led = len(tokens), guidance > 1
+        text = (self.empty_prompt if prompt is None else prompt).expand(count, -1, -1)
+        if led:
+            text = torch.cat([self.empty_prompt.expand(count, -1, -1), text])
+            tokens = torch.cat([tokens, tokens])
+            if isinstance(conditioning, Embedded):
+                conditioning = Embedded(torch.cat([conditioning.maps] * 2))
+            else:
+                conditioning = torch.cat([conditioning] * 2)
 
         def predict(noisy: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-            text = self.empty_prompt.expand(len(noisy), -1, -1)
+            if led:
+                noisy, t = torch.cat([noisy, noisy]), torch.cat([t, t])
             down, middle = self.controlnet(noisy, t, text, conditioning, return_dict=False)
-            return self.unet(
+            output = self.unet(
                 noisy,
                 t,
                 text,
@@ -130,19 +158,49 @@ class PublishedAvatar(nn.Module):
                 down_block_additional_residuals=down,
                 mid_block_additional_residual=middle,
             ).sample
+            if not led:
+                return output
+            without, told = output.chunk(2)
+            return without + guidance * (told - without)
 
         return predict
 
-    def loss(self, batch: ImageBatch, eta: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """Mean squared error of v (6.1); `eta` samples the VAE, `noise` [B, 4, h, w] and `t` [B] the diffusion."""
-        with torch.no_grad():
-            found = self.vae.encode(batch.image).latent_dist
-            wanted = found.mean if self.training_settings.use_vae_mean else found.mean + found.std * eta
-            clean = self.vae.config.scaling_factor * wanted
+    def encode(self, prompt: str) -> torch.Tensor:
+        """[1, 77, Dt] hidden state of a text; loads the base's text encoder.
+
+        Raises:
+            MissingError: the base has none, or `transformers` is not installed.
+        """
+        return encode_prompt(self.place, prompt).to(self.empty_prompt)
+
+    def losses(
+        self, batch: ImageBatch, eta: torch.Tensor | None, noise: torch.Tensor, t: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """The loss, and its parts where it has several (6.1).
+
+        Args:
+            eta: [B, 4, h, w] samples the VAE; not looked at with `use_vae_mean`.
+            noise, t: [B, 4, h, w] and [B], of the diffusion.
+        """
+        clean = self.encoded(batch.image, None if self.training_settings.use_vae_mean else eta)
         signal, scale = self.schedule.at(t, clean)
         predict = self.denoiser(self.conditioning(batch), self.expression_codes_mlp(batch.expression))
         output = predict(add_noise(clean, noise, signal, scale), t)
-        return (output - target("v_prediction", clean, noise, signal, scale)).square().mean()
+        squared = (output - target(self.prediction, clean, noise, signal, scale)).square()
+        parts = {"diffusion": squared.mean()}
+        if self.training_settings.mouth_weight and batch.mouth is not None:
+            inside = batch.mouth[:, None, ::FACTOR, ::FACTOR].to(squared)
+            parts["mouth"] = self.training_settings.mouth_weight * (squared * inside).sum() / squared.numel()
+        return {"loss": sum(parts.values())} | (parts if len(parts) > 1 else {})
+
+    def loss(self, batch: ImageBatch, eta: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return self.losses(batch, eta, noise, t)["loss"]
+
+    @torch.no_grad()
+    def encoded(self, image: torch.Tensor, eta: torch.Tensor | None = None) -> torch.Tensor:
+        """Latents [B, 4, h, w] of pictures in -1..1: the VAE's mean, or the sample that `eta` draws."""
+        found = self.vae.encode(image).latent_dist
+        return self.vae.config.scaling_factor * (found.mean if eta is None else found.mean + found.std * eta)
 
     def train_step(self, batch: ImageBatch, rng: np.random.Generator) -> dict[str, torch.Tensor]:
         """One draw in the published order: VAE sample, noise, time."""
@@ -153,7 +211,7 @@ class PublishedAvatar(nn.Module):
         t = torch.randint(0, TIMES, (count,), generator=generator).to(device)
         if self.training_settings.regression:
             t = torch.full_like(t, TIMES - 1)
-        return {"loss": self.loss(batch, eta, noise, t)}
+        return self.losses(batch, eta, noise, t)
 
     forward = train_step
 
@@ -167,26 +225,51 @@ class PublishedAvatar(nn.Module):
 
     @torch.no_grad()
     def sample(
-        self, batch: ImageBatch, start: torch.Tensor, path: Sequence[Level], draw: Callable[[], torch.Tensor]
+        self,
+        batch: ImageBatch,
+        start: torch.Tensor,
+        path: Sequence[Level],
+        draw: Callable[[], torch.Tensor],
+        sampler: str = "ddpm",
+        prompt: torch.Tensor | None = None,
+        guidance: float = 1.0,
     ) -> torch.Tensor:
-        """Latents [B, 4, h, w] by the ancestral sampler (7.2)."""
-        predict = self.denoiser(self.conditioning(batch), self.expression_codes_mlp(batch.expression))
-        return sample_ancestral(as_denoiser(predict, "v_prediction"), start, path, draw)
+        """Latents [B, 4, h, w] along a path of `published_sampling` (7.2); prompt and guidance as in `denoiser`."""
+        tokens = self.expression_codes_mlp(batch.expression)
+        condition = embed(self.controlnet, self.conditioning(batch))
+        denoise = as_denoiser(self.denoiser(condition, tokens, prompt, guidance), self.prediction)
+        with kept_contexts(self.controlnet, self.unet):
+            return walk(sampler, denoise, start, path, draw)
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """[B, 3, H, W] in 0..1."""
         return (self.vae.decode(latents / self.vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
 
-    def render(self, batch: ImageBatch, noise: torch.Tensor, steps: int = 20) -> torch.Tensor:
-        """Pictures [B, 3, H, W] in 0..1; every frame gets the same noise, whatever the size of the batch."""
+    def render(
+        self,
+        batch: ImageBatch,
+        noise: torch.Tensor,
+        steps: int = 20,
+        sampler: str = "ddpm",
+        compat: bool = False,
+        prompt: torch.Tensor | None = None,
+        guidance: float = 1.0,
+    ) -> torch.Tensor:
+        """Pictures [B, 3, H, W] in 0..1; every frame gets the same noise, whatever the size of the batch.
+
+        Args:
+            compat: as published: fresh noise for each place in the batch, and see `published_sampling`.
+        """
         generator = torch.Generator().manual_seed(VARIANCE_SEED)
         start = noise.to(batch.rendered).expand(len(batch.rendered), -1, -1, -1)
+        drawn = start.shape if compat else (1, *start.shape[1:])
 
         def draw() -> torch.Tensor:
-            return torch.randn((1, *start.shape[1:]), generator=generator).to(start)
+            return torch.randn(drawn, generator=generator).to(start)
 
-        return self.decode(self.sample(batch, start, self.schedule.path(trailing_times(steps)), draw))
+        path = sampling_path(sampler, steps, self.schedule, self.plain_schedule, compat)
+        return self.decode(self.sample(batch, start, path, draw, sampler, prompt, guidance))
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """Three AdamW: ControlNet; added attention and token projection; textures (6.2)."""
@@ -220,7 +303,7 @@ class PublishedAvatar(nn.Module):
         self.load_trained(tensors, path)
 
     def sizes(self) -> dict[str, Any]:
-        return {k: v for k, v in asdict(self.settings).items() if k != "base"}
+        return {k: v for k, v in asdict(self.settings).items() if k not in ("base", "revision")}
 
     def _published_names(self) -> dict[str, str]:
         """Published name -> own name of every trained tensor."""
@@ -238,14 +321,3 @@ class PublishedAvatar(nn.Module):
         check_fit(self.trained_state(), tensors, path)
         names = self._published_names()
         self.load_state_dict({names[k]: v.float() for k, v in tensors.items()}, strict=False)
-
-
-def trailing_times(steps: int) -> list[int]:
-    """Falling times that end a stride above 0 and start at the last one (7.1).
-
-    Raises:
-        ConfigError: fewer than 1 or more than 1000 steps.
-    """
-    if not 1 <= steps <= TIMES:
-        raise ConfigError(f"{steps} sampling steps, expected 1 to {TIMES}")
-    return [int(t) - 1 for t in np.round(np.arange(TIMES, 0, -TIMES / steps))[:steps]]

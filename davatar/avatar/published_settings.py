@@ -17,6 +17,9 @@ class PublishedSettings:
     expression_size: int = 206
     tokens: int = 4
     participants: int = 1
+    revision: str | None = None  # of a base in the hub's cache; None = main
+    zero_terminal_snr: bool = True  # the last time is pure noise
+    predict_x0: bool = False  # the network puts out the clean latents instead of what its base puts out
 
     @property
     def condition_channels(self) -> int:
@@ -32,4 +35,5 @@ class PublishedTraining:
     weight_decay: float = 1e-2
     warm_up: int = 0  # steps; the published runs use a constant rate
     use_vae_mean: bool = False
+    mouth_weight: float = 0.0  # of the mouth's squared error, added to the loss; needs frames with a mouth mask
     regression: bool = False  # t fixed to 999: one step from the conditioning to the picture
