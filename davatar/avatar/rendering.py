@@ -1,63 +1,62 @@
-"""Painting an avatar: a sequence of its data set, a camera path around it, or another person's motion.
+"""Painting an avatar: a sequence of its data set, a camera path around it, or another's motion and expressions.
 
-    own pictures' views          maps of the data set
-    camera path, or other motion head model -> mesh -> rasterise -> maps
+    scene (avatar.scenes) -> frames -> pictures on disk (avatar.frame_folder) -> videos
 
-Every frame starts from the same noise, and frames are read, painted and written a few at a time, so that
-memory does not grow with the length.
+Every frame starts from the same noise. Frames are read, painted and written a chunk at a time, so that memory does
+not grow with the length, and a killed render goes on at the chunk.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
 import torch
 
+from davatar.avatar.condition_pictures import beside_truth, condition_row
 from davatar.avatar.conditioning import HeadMaps
-from davatar.avatar.frames import Frames, mesh_maps, reference_rotation
+from davatar.avatar.expressions import Expressions, read_expressions
+from davatar.avatar.frame_folder import FrameFolder
 from davatar.avatar.model import Avatar, open_avatar
-from davatar.avatar.posing import Motion, borrowed_motion, own_motion, posed_meshes
-from davatar.avatar.trajectories import around, orbit, shake
-from davatar.avatar.video import video_writer
-from davatar.core.errors import ConfigError, DataError, MissingError, UsageError
-from davatar.core.files import write_bytes
+from davatar.avatar.scenes import Scene, Shot, data_scene
+from davatar.avatar.video import enlarged, video_writer
+from davatar.core import paths
+from davatar.core.content import hash_path, hash_value
+from davatar.core.errors import ConfigError, MissingError, UsageError
 from davatar.core.interrupt import interruptible
+from davatar.core.lock import exclusive
 from davatar.core.progress import Progress, silent
 from davatar.core.runs import Run
-from davatar.dataset.framing import HEAD_CENTER
-from davatar.dataset.layout import SampleKey, safe_name, sequence_folder
+from davatar.dataset.layout import safe_name
 from davatar.dataset.rendering_data import RenderingData
-from davatar.geometry.camera import Camera
-from davatar.headmodel.morphable import UNITS_PER_METRE
 from davatar.headmodel.track import Track, load_track
-from davatar.raster.embree import EmbreeRasterizer
 
-PATHS = {"orbit": orbit, "shake": shake}
-PATH_FPS = 24.0
-SHOWN_SIDE = 512  # px: small pictures are enlarged to this in the video
 AT_ONCE = 8
+PUBLISHED_SEED = 181998
+STEPS = {"tiny": 1, "published": 20}
 
 
 @dataclass(frozen=True)
 class RenderSettings:
-    sequence: str | None = None  # of the data set; None = the first held-out one, else the first
-    camera: str | None = None  # a serial of the data set, "orbit" or "shake"; None = the first serial
-    steps: int = 1  # sampling steps: 1 = smallest error, 5 = most detail
-    seed: int = 0  # of the noise that all frames start from
-    fps: float | None = None  # None = 24 for camera paths, else the recording's rate where known
-    frames: int | None = None  # at most so many
+    shot: Shot = field(default_factory=Shot)
+    steps: int | None = None  # sampling steps; None = 1 for the small avatar (5 = most detail), 20 for the published
+    sampler: str | None = None  # of the published kind: ddpm (the default), ddim, unipc or dpm
+    compat: bool = False  # the noise of the published script: fresh for each place in a batch
+    batch: int = AT_ONCE  # frames painted at once
+    seed: int | None = None  # of the noise that all frames start from; None = 0, with `compat` the published seed
     checkpoint: int | None = None  # step; None = the latest
-    pictures: bool = False  # also write every frame as PNG, at the avatar's own size
+    pictures: bool = False  # keep every frame as PNG, at the avatar's own size
+    conditions: bool = False  # a second video of what the avatar is told
+    compare: bool = False  # a second video: truth, avatar, difference
     device: str = "cpu"
 
     def __post_init__(self):
-        if self.steps < 1 or (self.frames is not None and self.frames < 1):
-            raise ConfigError(f"steps ({self.steps}) and frames ({self.frames}) must be at least 1")
+        if self.batch < 1 or (self.steps is not None and self.steps < 1):
+            raise ConfigError(f"steps ({self.steps}) and batch ({self.batch}) must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,9 @@ class Rendered:
     video: Path
     frames: int
     fps: float
+    conditions: Path | None = None
+    compare: Path | None = None
+    pictures: Path | None = None  # folder of the PNG frames
 
 
 def render(
@@ -73,6 +75,7 @@ def render(
     driver: Path | Track | None = None,
     out: Path | None = None,
     dataset: RenderingData | Path | None = None,
+    expressions: Path | Expressions | None = None,
     progress: Progress = silent,
 ) -> Rendered:
     """Paint a video.
@@ -82,31 +85,141 @@ def render(
         driver: another person's track (or its folder), whose expressions and head motion are shown.
         out: the video; None = a name that says what it shows, in the run's `renders`.
         dataset: None = the one that the avatar was trained on, where it was then.
+        expressions: over time (or the CSV file that holds them), instead of the driver's own.
 
     Raises:
         MissingError: the data set, sequence or checkpoint is absent.
-        Interrupted: a signal arrived; nothing was written but whole PNG frames.
+        UsageError: no such camera or frames; nothing to compare with; another process renders to `out`.
+        Interrupted: a signal arrived; run again to go on.
     """
     settings = settings or RenderSettings()
     data = _data(run, dataset)
-    avatar, _, _ = open_avatar(run, settings.checkpoint, settings.device)
+    avatar, _, step = open_avatar(run, settings.checkpoint, settings.device)
+    painter = Painter.of(avatar, settings)
     track = load_track(driver) if isinstance(driver, str | Path) else driver
-    scene = _scene(data, avatar, settings, track)
+    told = expressions if isinstance(expressions, Expressions | None) else read_expressions(expressions)
+    scene = data_scene(data, avatar.resolution, avatar.told, settings.shot, track, told, settings.batch)
+    if settings.compare and not scene.photographed:
+        raise UsageError(
+            "there are no photographs to compare with",
+            mend="leave out --compare, or the camera path, driver and expressions",
+        )
     if out is None:
-        parts = [scene.sequence, _drive_name(driver), scene.camera, f"{settings.steps}-step"]
-        out = run.folder / "renders" / f"{'_'.join(filter(None, parts))}.mp4"
+        home = paths.renders_dir() / run.name if run.published else run.folder / "renders"
+        by = [None if expressions is None else _expression_name(expressions), _drive_name(driver)]
+        parts = [scene.sequence, *by, scene.camera, painter.name]
+        out = home / f"{'_'.join(filter(None, parts))}.mp4"
     out = Path(out)
-    fps = settings.fps or scene.fps
-    count = 0
-    with interruptible() as stop, progress.task("rendering", len(scene)) as task, video_writer(out, fps) as video:
-        for picture in painted(avatar, scene.frames(), settings.steps, settings.seed):
-            if settings.pictures:
-                write_bytes(out.with_suffix("") / f"frame_{count:05d}.png", _png(picture))
-            video.add(_shown(picture))
-            count += 1
-            task.advance()
-            stop.check("run the command again; it starts over")
-    return Rendered(out, count, fps)
+    if out.suffix.lower() != ".mp4":
+        raise UsageError("videos are MP4 files", file=out, mend=f"call it {out.name}.mp4")
+    content = hash_value([scene.content, len(scene), painter.told(), hash_path(run.checkpoints()[step])])
+    return write_scene(scene, painter, out, settings, content, progress)
+
+
+@dataclass(frozen=True)
+class Painter:
+    """An avatar as a function of frames."""
+
+    avatar: Avatar
+    noise: torch.Tensor  # [1, C, h, w] that every frame starts from
+    steps: int
+    extra: dict[str, Any] = field(default_factory=dict)  # further arguments of the avatar's `render`
+    name: str = ""  # for file names
+    seed: int = 0
+
+    @staticmethod
+    def of(avatar: Avatar, settings: RenderSettings) -> Painter:
+        """
+        Raises:
+            UsageError: a sampler, or `compat`, that the small avatar does not know.
+        """
+        kind = "published" if "published" in avatar.kind else "tiny"
+        steps = settings.steps or STEPS[kind]
+        extra: dict[str, Any] = {}
+        if kind == "published":
+            extra = {"sampler": settings.sampler or "ddpm", "compat": settings.compat}
+        elif settings.sampler not in (None, "ddim") or settings.compat:
+            asked = f"sampler {settings.sampler}" if settings.sampler not in (None, "ddim") else "compat"
+            raise UsageError(f"{asked} is for avatars of the published kind", mend="leave it out: this one uses ddim")
+        seed = settings.seed if settings.seed is not None else PUBLISHED_SEED if settings.compat else 0
+        noise = published_noise(avatar, seed) if settings.compat else avatar.noise(np.random.default_rng(seed))
+        parts = [f"{steps}-step", settings.sampler, "compat" if settings.compat else None]
+        name = "_".join(filter(None, [*parts, f"seed-{seed}" if settings.seed else None]))
+        return Painter(avatar, noise, steps, extra, name, seed)
+
+    def told(self) -> list[Any]:
+        """Everything but the weights that its pictures depend on."""
+        return [self.steps, self.extra, self.seed]
+
+    def __call__(self, frames: Sequence[Any]) -> np.ndarray:
+        """[B, H, W, 3] uint8"""
+        device = next(self.avatar.parameters()).device
+        with torch.no_grad():
+            batch = self.avatar.batch(frames).to(device)
+            pictures = self.avatar.render(batch, self.noise.to(device), self.steps, **self.extra)
+        return (pictures * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def published_noise(avatar: Avatar, seed: int) -> torch.Tensor:
+    """[1, C, h, w] where the published script starts every frame: torch's first draw after seeding it."""
+    return torch.randn((1, *avatar.latent_shape), generator=torch.Generator().manual_seed(seed))
+
+
+def painted(
+    avatar: Avatar, frames: Iterator[HeadMaps], steps: int, seed: int, at_once: int = AT_ONCE
+) -> Iterator[np.ndarray]:
+    """Pictures [H, W, 3] uint8 of frames, in order; what a frame looks like does not depend on its neighbours."""
+    painter = Painter(avatar, avatar.noise(np.random.default_rng(seed)), steps)
+    while some := list(islice(frames, at_once)):
+        yield from painter(some)
+
+
+def write_scene(
+    scene: Scene, painter: Painter, out: Path, settings: RenderSettings, content: str, progress: Progress = silent
+) -> Rendered:
+    """Paint what is missing of a scene, then write the videos.
+
+    Args:
+        content: hash of scene, avatar and sampling: pictures of another one beside `out` are painted anew.
+    """
+    kinds: dict[str, Callable[[Any, np.ndarray], np.ndarray]] = {"frames": lambda frame, picture: picture}
+    if settings.conditions:
+        kinds["conditions"] = lambda frame, picture: _row(frame)
+    if settings.compare:
+        kinds["compare"] = lambda frame, picture: beside_truth(picture, frame.image)
+    videos = {kind: out if kind == "frames" else out.with_stem(f"{out.stem}_{kind}") for kind in kinds}
+    with exclusive(out.with_suffix("")) as home, interruptible() as stop:
+        folder = FrameFolder(home, tuple(kinds), content, len(scene), settings.batch)
+        todo = folder.missing()
+        with progress.task("rendering", len(scene)) as task:
+            task.advance(len(scene) - sum(map(len, todo)))
+            for chunk in todo:
+                frames = [scene.read(index) for index in chunk]
+                pictures = painter(frames)
+                made = {
+                    kind: [make(*pair) for pair in zip(frames, pictures, strict=True)] for kind, make in kinds.items()
+                }
+                folder.put(chunk, made)
+                task.advance(len(chunk))
+                stop.check()
+        for kind, path in videos.items():
+            with video_writer(path, scene.fps) as video:
+                for picture in folder.read(kind):
+                    video.add(enlarged(picture))
+                    stop.check()
+        folder.keep_only(("frames",) if settings.pictures else ())
+    return Rendered(
+        videos["frames"],
+        len(scene),
+        scene.fps,
+        videos.get("conditions"),
+        videos.get("compare"),
+        home / "frames" if settings.pictures else None,
+    )
+
+
+def _row(frame: Any) -> np.ndarray:
+    return condition_row(frame) if isinstance(frame, HeadMaps) else frame.row()
 
 
 def _drive_name(driver: Path | Track | None) -> str | None:
@@ -117,101 +230,9 @@ def _drive_name(driver: Path | Track | None) -> str | None:
     return f"drive-{safe_name((path.parent if path.name == 'track' else path).name)}"
 
 
-def painted(
-    avatar: Avatar, frames: Iterator[HeadMaps], steps: int, seed: int, at_once: int = AT_ONCE
-) -> Iterator[np.ndarray]:
-    """Pictures [H, W, 3] uint8 of frames, in order; what a frame looks like does not depend on its neighbours."""
-    device = next(avatar.parameters()).device
-    noise = avatar.noise(np.random.default_rng(seed)).to(device)
-    while some := list(islice(frames, at_once)):
-        with torch.no_grad():
-            pictures = avatar.render(avatar.batch(some).to(device), noise, steps)
-        yield from (pictures * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-
-
-@dataclass(frozen=True)
-class Scene:
-    sequence: str
-    camera: str
-    fps: float
-    length: int
-    read: Callable[[int], HeadMaps]
-
-    def __len__(self) -> int:
-        return self.length
-
-    def frames(self) -> Iterator[HeadMaps]:
-        return (self.read(index) for index in range(self.length))
-
-
-def _scene(data: RenderingData, avatar: Avatar, settings: RenderSettings, driver: Track | None) -> Scene:
-    """What is to be painted, frame by frame."""
-    keys = _sequence_keys(data, settings.sequence)
-    first, serials = keys[0], data.config.serials
-    camera = settings.camera or serials[0]
-    if camera not in PATHS and camera not in serials:
-        names = ", ".join([*PATHS, *serials])
-        raise UsageError(f"no camera {camera!r} in the data set", file=data.path, mend=f"choose among {names}")
-    if driver is None and camera not in PATHS:
-        chosen = [key for key in keys if key.serial == camera][: settings.frames]
-        frames = Frames(data, chosen, avatar.resolution, avatar.told)
-        return Scene(first.sequence, camera, PATH_FPS, len(chosen), frames.read)
-    target = _track(data, first)
-    if driver is None:
-        wanted = sorted({key.timestep for key in keys})
-        motion = own_motion(target, np.searchsorted(target.frames, wanted))
-    else:
-        motion = borrowed_motion(driver, target)
-    count = min(len(motion), settings.frames or len(motion))
-    cameras = _cameras(data, first._replace(serial=serials[0] if camera in PATHS else camera), camera, motion, count)
-    return Scene(first.sequence, camera, PATH_FPS, count, _posed(data, avatar, first, target, motion, cameras))
-
-
-def _posed(
-    data: RenderingData, avatar: Avatar, key: SampleKey, target: Track, motion: Motion, cameras: Sequence[Camera]
-) -> Callable[[int], HeadMaps]:
-    meshes, rasterizer = posed_meshes(target, motion), EmbreeRasterizer()
-    reference = reference_rotation(data, key)
-    rays = int(np.clip(round(3 * data.crop(key)[2] / avatar.resolution), 3, 8))
-
-    def read(index: int) -> HeadMaps:
-        camera = cameras[index].resized(avatar.resolution, avatar.resolution)
-        told = motion.codes[index] if avatar.told == "codes" else motion.weights[index]
-        return mesh_maps(meshes(index), camera, rasterizer, rays, told, reference)
-
-    return read
-
-
-def _cameras(data: RenderingData, key: SampleKey, name: str, motion: Motion, count: int) -> list[Camera]:
-    view = data.camera(key)
-    if name not in PATHS:
-        return [view] * count
-    head = np.eye(4)
-    head[:3, :3], head[:3, 3] = motion.rotation[0], motion.translation[0]
-    return around(view, HEAD_CENTER / UNITS_PER_METRE, head, PATHS[name](count))
-
-
-def _sequence_keys(data: RenderingData, name: str | None) -> list[SampleKey]:
-    splits = data.splits()
-    everything = sorted({key for keys in splits.values() for key in keys})
-    if name is None:
-        held = splits.get("hold-out-sequence") or everything
-        name = held[0].sequence
-    keys = [key for key in everything if key.sequence == name]
-    if not keys:
-        known = ", ".join(sorted({key.sequence for key in everything}))
-        raise MissingError(f"no sequence {name!r}", file=data.path, mend=f"there are {known}")
-    return keys
-
-
-def _track(data: RenderingData, key: SampleKey) -> Track:
-    folder = sequence_folder(data.path, key.participant, key.sequence)
-    try:
-        return load_track(folder)
-    except DataError as error:
-        raise MissingError(
-            "holds no track, so its heads cannot be posed anew", file=folder, mend="rasterize the track again"
-        ) from error
+def _expression_name(expressions: Path | Expressions) -> str:
+    named = isinstance(expressions, str | Path)
+    return f"expressions-{safe_name(Path(expressions).stem)}" if named else "expressions"
 
 
 def _data(run: Run, dataset: RenderingData | Path | None) -> RenderingData:
@@ -221,15 +242,3 @@ def _data(run: Run, dataset: RenderingData | Path | None) -> RenderingData:
     if not (path / "config.json").is_file():
         raise MissingError(f"the data set of {run.name} is not there", file=path, mend="say where it is: --data")
     return RenderingData(path)
-
-
-def _shown(picture: np.ndarray) -> np.ndarray:
-    """Enlarged by a whole factor so that a small avatar fills a player's window; even sides."""
-    factor = max(1, round(SHOWN_SIDE / max(picture.shape[:2])))
-    if factor > 1:
-        picture = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
-    return picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
-
-
-def _png(picture: np.ndarray) -> bytes:
-    return cv2.imencode(".png", picture[..., ::-1])[1].tobytes()

@@ -1,4 +1,7 @@
-"""Frames into an H.264 file, one at a time."""
+"""Frames into an H.264 file, one at a time.
+
+yuv420p and an index in front of the pictures: what browsers play, before the file has arrived whole.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,12 @@ from pathlib import Path
 from typing import Protocol
 
 import av
+import cv2
 import numpy as np
 
 from davatar.core.files import atomic_path
+
+SHOWN_SIDE = 512  # px: small pictures are enlarged to this
 
 
 class VideoWriter(Protocol):
@@ -39,9 +45,17 @@ class _Writer:
 
 @contextmanager
 def video_writer(path: Path, fps: float) -> Iterator[VideoWriter]:
-    """An MP4 (yuv420p, plays everywhere) that appears at `path` when the block ends without error."""
+    """An MP4 that appears at `path` when the block ends without error."""
     with atomic_path(path) as temporary:
-        with av.open(str(temporary), "w", format="mp4") as container:
+        with av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as container:
             writer = _Writer(container, fps)
             yield writer
             writer.finish()
+
+
+def enlarged(picture: np.ndarray) -> np.ndarray:
+    """By a whole factor so that a small avatar fills a player's window; even sides, as yuv420p needs."""
+    factor = max(1, round(SHOWN_SIDE / picture.shape[0]))
+    if factor > 1:
+        picture = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+    return picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]

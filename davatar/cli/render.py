@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from davatar.cli import console
 from davatar.core import runs
+
+EPILOG = """A camera file holds keys in time, smooth in between:
+[{"time": 0, "position": [0, 0, 0.9], "look_at": [0, 0, 0], "fov": 20}, {"time": 2, "position": [0.3, 0, 0.8]}]
+(s; metres about the middle of the head: x to its left, y up, z out of the face; degrees), or
+{"width": 512, "keys": [{"time": 0, "world_to_camera": 4x4, "K": 3x3}, ...]} in the recording's world.
+A file of expressions is a table with a column time (s) or frame, and any of the 53 weights by name, as
+`davatar track` writes it: absent ones are 0, an empty cell sets no key."""
 
 
 def _names() -> list[str]:
@@ -20,36 +27,90 @@ def command(
     drive: Annotated[
         Path | None, typer.Option(help="Another person's track: its expressions and head motion are shown.")
     ] = None,
+    expressions: Annotated[
+        Path | None, typer.Option(metavar="FILE.csv", help="Expressions over time, e.g. an edited track/arkit.csv.")
+    ] = None,
+    sample: Annotated[
+        int | None, typer.Option(help="Show so many expressions drawn from a prior, one a second.", min=1)
+    ] = None,
+    prior: Annotated[str, typer.Option(help="The prior that --sample draws from.")] = "open-expression",
     camera: Annotated[
-        str | None, typer.Option(help="A camera of the data set, orbit or shake; default: the first camera.")
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE.json",
+            help="A camera of the data set, orbit, camera_shake, camera_moveX, or a path of one's own; default: the "
+            "first camera.",
+        ),
     ] = None,
     sequence: Annotated[
         str | None, typer.Option(help="Sequence of the data set; default: the first held-out one.")
     ] = None,
-    steps: Annotated[int, typer.Option(help="Denoising steps: 1 = smallest error, 5 = most detail.", min=1)] = 1,
+    steps: Annotated[
+        int | None, typer.Option(help="Denoising steps; default: 1 (5 = most detail), published avatars 20.", min=1)
+    ] = None,
+    sampler: Annotated[
+        Literal["ddpm", "ddim", "unipc", "dpm"] | None,
+        typer.Option(help="Of published avatars; default: ddpm. unipc and dpm need fewer steps."),
+    ] = None,
+    compat: Annotated[bool, typer.Option("--compat", help="The noise of the published script.")] = False,
+    start: Annotated[int, typer.Option(help="First frame.", min=0)] = 0,
     frames: Annotated[int | None, typer.Option(help="At most so many frames.", min=1)] = None,
-    fps: Annotated[float | None, typer.Option(help="Frames per second of the video.", min=1)] = None,
-    seed: Annotated[int, typer.Option(help="Of the noise that every frame starts from.")] = 0,
+    still: Annotated[bool, typer.Option("--still", help="The head keeps still; only the camera moves.")] = False,
+    fps: Annotated[float | None, typer.Option(help="Frames per second of the video; default: 24.", min=1)] = None,
+    distance: Annotated[float, typer.Option(help="Of a camera path from the head, m.")] = 1.0,
+    shake: Annotated[float, typer.Option(help="camera_shake, camera_moveX: to either side, m.")] = 0.3,
+    move_y: Annotated[float, typer.Option(help="camera_shake: above the head's middle, m.")] = 0.02,
+    look_y: Annotated[float | None, typer.Option(help="camera_shake: height looked at, m; default: its own.")] = None,
+    curve_z: Annotated[float, typer.Option(help="camera_shake: to and fro, m.")] = 0.02,
+    frequency: Annotated[float | None, typer.Option(help="Frames per round of a camera path.", min=1)] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the noise that every frame starts from, and of --sample.")
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Frames painted at once; fewer need less memory.", min=1)] = 8,
     checkpoint: Annotated[int | None, typer.Option(help="Step of the checkpoint; default: the latest.")] = None,
-    pictures: Annotated[bool, typer.Option("--pictures", help="Also write every frame as PNG.")] = False,
+    pictures: Annotated[bool, typer.Option("--pictures", help="Keep every frame as PNG.")] = False,
+    conditions: Annotated[
+        bool, typer.Option("--conditions", help="A second video: position, normal, depth, coverage.")
+    ] = False,
+    compare: Annotated[bool, typer.Option("--compare", help="A second video: photograph, avatar, difference.")] = False,
     data: Annotated[Path | None, typer.Option(help="A data set; default: the one the run was trained on.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="The video; default: inside the run.")] = None,
 ) -> None:
-    """Render a video: held-out frames, a camera path around the head, or another person's expressions."""
+    """Render a video: held-out frames, a camera path around the head, or another's expressions."""
     from davatar.avatar.rendering import RenderSettings, render
+    from davatar.avatar.scenes import CameraMove, Shot
+    from davatar.core.errors import UsageError
 
+    if expressions is not None and sample is not None:
+        raise UsageError("both --expressions and --sample are given", mend="choose one")
     chosen = runs.resolve_run(run)
     settings = RenderSettings(
-        sequence=sequence,
-        camera=camera,
+        shot=Shot(
+            sequence=sequence,
+            camera=camera,
+            move=CameraMove(distance, shake, move_y, look_y, curve_z, frequency),
+            start=start,
+            frames=frames,
+            still=still,
+            fps=fps,
+        ),
         steps=steps,
+        sampler=sampler,
+        compat=compat,
+        batch=batch,
         seed=seed,
-        fps=fps,
-        frames=frames,
         checkpoint=checkpoint,
         pictures=pictures,
+        conditions=conditions,
+        compare=compare,
         device=device,
     )
-    found = render(chosen, settings, drive, out, data, console.progress())
-    console.result({"video": str(found.video), "frames": found.frames, "fps": found.fps}, str(found.video))
+    told = expressions
+    if sample is not None:
+        from davatar.checks.sampled_expressions import sampled_expressions
+
+        told = sampled_expressions(sample, prior, seed or 0)
+    found = render(chosen, settings, drive, out, data, told, console.progress())
+    made = {name: str(path) for name, path in vars(found).items() if isinstance(path, Path)}
+    console.result(made | {"frames": found.frames, "fps": found.fps}, "\n".join(made.values()))

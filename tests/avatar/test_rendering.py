@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+import weakref
+from dataclasses import asdict, dataclass, field, replace
 
 import av
 import numpy as np
 import pytest
+import torch
+import yaml
 
+from davatar.avatar import posing, scenes
 from davatar.avatar.frames import Frames, sample_maps
-from davatar.avatar.posing import borrowed_motion, own_motion
-from davatar.avatar.rendering import RenderSettings, render
-from davatar.avatar.settings import Budget
-from davatar.avatar.training import train_avatar
+from davatar.avatar.model import new_avatar, open_avatar
+from davatar.avatar.posing import Motion, borrowed_motion, own_motion, posed_meshes
+from davatar.avatar.rendering import Painter, RenderSettings, render, write_scene
+from davatar.avatar.scenes import CameraMove, Scene, Shot
+from davatar.avatar.weights import save_weights
 from davatar.capture.frame import Frame
 from davatar.core.errors import DataError, MissingError, UsageError
+from davatar.core.files import write_json, write_text
+from davatar.core.lock import exclusive
 from davatar.core.runs import Run
 from davatar.dataset.rasterize import Recording, rasterize_tracks
 from davatar.dataset.rendering_data import RenderingData
 from davatar.dataset.settings import RasterSettings
 from davatar.geometry.camera import Camera
+from davatar.geometry.mesh import Mesh
 from davatar.headmodel.morphable import open_morphable
 from davatar.headmodel.track import Track, pose_from_morphable, save_track
 
@@ -90,8 +98,12 @@ def data(tmp_path_factory) -> RenderingData:
 def run(data, small, tmp_path_factory) -> Run:
     folder = tmp_path_factory.mktemp("models") / "DA-1-test"
     folder.mkdir()
-    settings = replace(small, budget=Budget(steps=2), preview_every=100, preview_frames=1)
-    return train_avatar(data, Run(folder), settings)
+    write_json(folder / "manifest.json", {"dataset": str(data.path)})
+    write_text(folder / "config.yaml", yaml.safe_dump(asdict(small)))
+    avatar = new_avatar(small)
+    with Run(folder).checkpoint(2) as checkpoint:
+        save_weights(checkpoint / "model.safetensors", avatar.trained_state(), avatar.kind, avatar.sizes())
+    return Run(folder)
 
 
 def frames_of(video) -> list[np.ndarray]:
@@ -105,13 +117,15 @@ def test_held_out_sequence_by_default(run, data):
     assert found.video == run.folder / "renders" / "laugh_00_1-step.mp4" and found.frames == FRAMES
     frames = frames_of(found.video)
     assert len(frames) == FRAMES and frames[0].shape == (512, 512, 3)
-    assert len(list(found.video.with_suffix("").glob("frame_*.png"))) == FRAMES
+    assert len(list(found.pictures.glob("frame_*.png"))) == FRAMES
+    first = found.video.read_bytes()
+    assert 0 < first.index(b"moov") < first.index(b"mdat")  # a browser plays it before it has arrived whole
 
 
-@pytest.mark.parametrize("camera", ["orbit", "shake", "01"])
+@pytest.mark.parametrize("camera", ["orbit", "camera_shake", "camera_moveX", "01"])
 def test_another_person_drives_the_avatar_from_any_camera(run, tmp_path, camera):
     save_track(tmp_path / "anna" / "track" / "track.npz", tracked(7))
-    found = render(run, RenderSettings(camera=camera, frames=2), driver=tmp_path / "anna" / "track")
+    found = render(run, RenderSettings(Shot(camera=camera, frames=2)), driver=tmp_path / "anna" / "track")
     assert found.video.name == f"laugh_drive-anna_{camera}_1-step.mp4"
     frames = frames_of(found.video)
     assert len(frames) == 2 and frames[0].min() < 200  # the head is in the picture
@@ -122,16 +136,109 @@ def test_rendering_twice_gives_the_same_video(run, tmp_path):
     assert files[0] == files[1]
 
 
+def test_only_the_videos_stay(run, tmp_path):
+    found = render(run, RenderSettings(conditions=True, compare=True), out=tmp_path / "v.mp4")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["v.mp4", "v_compare.mp4", "v_conditions.mp4"]
+    assert frames_of(found.compare)[0].shape == (512, 3 * 512, 3)
+    assert frames_of(found.conditions)[0].shape == (512, 4 * 512, 3)
+    truth = frames_of(found.compare)[0][:, :512]
+    assert abs(float(np.median(truth[200:300, 200:300])) - 160) < 4  # the recording sees one grey
+
+
+def test_a_still_head_is_looked_at_for_one_round(run, tmp_path):
+    shot = Shot(camera="camera_shake", still=True, move=CameraMove(period=5), start=1)
+    assert render(run, RenderSettings(shot, batch=2), out=tmp_path / "v.mp4").frames == 5
+
+
+def test_a_stopped_render_goes_on_and_ends_the_same(run, data, tmp_path, monkeypatch):
+    settings = RenderSettings(Shot(camera="orbit"), batch=1)
+    whole = render(run, settings, out=tmp_path / "whole.mp4").video.read_bytes()
+    read, asked = scenes.mesh_maps, []
+
+    def failing(*arguments):
+        asked.append(1)
+        if len(asked) == 3:
+            raise MemoryError
+        return read(*arguments)
+
+    monkeypatch.setattr(scenes, "mesh_maps", failing)
+    with pytest.raises(MemoryError):
+        render(run, settings, out=tmp_path / "part.mp4")
+    assert not (tmp_path / "part.mp4").exists()
+    assert len(list((tmp_path / "part" / "frames").iterdir())) == 2
+    found = render(run, settings, out=tmp_path / "part.mp4")
+    assert len(asked) == 4  # two were there
+    assert found.video.read_bytes() == whole
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
+
+
+def test_pictures_of_other_settings_are_painted_anew(run, tmp_path):
+    settings = RenderSettings(pictures=True)
+    out = tmp_path / "v.mp4"
+    one = render(run, settings, out=out).video.read_bytes()
+    frames = sorted((tmp_path / "v" / "frames").iterdir())
+    frames[0].write_bytes(b"")  # damaged, and not noticed by a render that finds it done
+    with pytest.raises(DataError, match="frame_00000.png.*delete it"):
+        render(run, settings, out=out)
+    frames[0].unlink()
+    assert render(run, settings, out=out).video.read_bytes() == one
+    shorter = replace(settings, shot=Shot(frames=2), seed=4)
+    assert render(run, shorter, out=out).video.read_bytes() != one
+    assert len(list((tmp_path / "v" / "frames").iterdir())) == 2
+
+
+def test_two_renders_into_one_place_do_not_mix(run, tmp_path):
+    with exclusive(tmp_path / "v"), pytest.raises(UsageError, match="another davatar process"):
+        render(run, out=tmp_path / "v.mp4")
+
+
+def test_frames_are_held_a_chunk_at_a_time(run, data, tmp_path):
+    avatar, _, _ = open_avatar(run)
+    one = sample_maps(data.load(data.samples("train")[0]), np.eye(3), avatar.resolution, "weights")
+    made = []
+
+    def read(index: int):
+        maps = replace(one)
+        made.append(weakref.ref(maps))
+        assert sum(one() is not None for one in made) <= 2 + 2  # a chunk, and the one before until it is replaced
+        return maps
+
+    scene = Scene("talk", "00", 24.0, 9, read, "content")
+    settings = RenderSettings(batch=2)
+    assert write_scene(scene, Painter.of(avatar, settings), tmp_path / "v.mp4", settings, "content").frames == 9
+
+
+class Moving:
+    """A head model whose meshes tell which one they were searched from."""
+
+    dtype = torch.float64
+
+    def mesh(self, identity, code, resolution, previous):
+        trail = 0 if previous is None else previous.vertices[0, 1] + 1
+        return Mesh(np.array([[float(code[0]), trail, 0.0]] * 3), np.array([[0, 1, 2]]), np.zeros((3, 3)))
+
+
+def test_surfaces_are_followed_within_a_chunk_and_not_into_it(monkeypatch):
+    monkeypatch.setattr(posing, "_opened", lambda name: Moving())
+    codes = np.array([0.0, 1, 1, 2, 3, 4])[:, None]
+    still = {"rotation": np.tile(np.eye(3), (6, 1, 1)), "translation": np.zeros((6, 3))}
+    target = replace(tracked(0), identity=np.zeros(2), settings={"geometry": "neural"})
+    meshes = posed_meshes(target, Motion(codes, np.zeros((6, 53)), **still), restart=4)
+    whole = [tuple(4 * meshes(row).vertices[0, :2]) for row in range(6)]
+    assert whole == [(0, 0), (1, 1), (1, 1), (2, 2), (3, 0), (4, 1)]  # the equal one is not searched again
+    assert tuple(4 * meshes(4).vertices[0, :2]) == (3, 0)
+
+
 def test_own_motion_from_the_data_sets_camera_gives_its_maps(run, data):
     """Posing the head anew is what rasterising the track did."""
-    from davatar.avatar.model import open_avatar
-    from davatar.avatar.rendering import _posed, _track
+    from davatar.avatar.scenes import _track, posed_frames
 
     avatar, _, _ = open_avatar(run)
     key = data.samples("hold-out-sequence")[0]
     track = _track(data, key)
     motion = own_motion(track, np.arange(FRAMES))
-    posed = _posed(data, avatar, key, track, motion, [data.camera(key)] * FRAMES)(0)
+    views = [data.camera(key).resized(avatar.resolution, avatar.resolution)] * FRAMES
+    posed = posed_frames(data, key, "weights", track, motion, views)(0)
     stored = Frames(data, [key], avatar.resolution, "weights")[0]
     both = posed.mask & stored.mask
     assert (posed.mask != stored.mask).mean() < 0.02  # the stored maps are twice as fine and averaged
@@ -156,10 +263,18 @@ def test_motion_of_another_head_model_is_refused():
 
 
 def test_what_is_not_there_is_named(run, data, tmp_path):
-    with pytest.raises(UsageError, match="no camera 'left'.*orbit, shake, 00, 01"):
-        render(run, RenderSettings(camera="left"))
+    with pytest.raises(UsageError, match="no camera 'left'.*orbit, camera_shake, camera_moveX, 00, 01"):
+        render(run, RenderSettings(Shot(camera="left")))
     with pytest.raises(MissingError, match="no sequence 'sing'.*laugh, talk"):
-        render(run, RenderSettings(sequence="sing"))
+        render(run, RenderSettings(Shot(sequence="sing")))
+    with pytest.raises(UsageError, match="frame 3 was asked for, the sequence has frames 0 to 2"):
+        render(run, RenderSettings(Shot(start=3)))
+    with pytest.raises(UsageError, match="no photographs"):
+        render(run, RenderSettings(Shot(camera="orbit"), compare=True))
+    with pytest.raises(UsageError, match="sampler unipc is for avatars of the published kind"):
+        render(run, RenderSettings(sampler="unipc"))
+    with pytest.raises(UsageError, match=r"film.*call it film.mp4"):
+        render(run, out=tmp_path / "film")
     with pytest.raises(MissingError, match="data set of DA-1-test is not there"):
         render(run, dataset=tmp_path)
     with pytest.raises(MissingError, match="no checkpoint 7.*there are 2"):
@@ -203,3 +318,40 @@ def test_the_command_line_trains_and_renders(cli, data, tmp_path):
     assert cli("avatar", "train", data.path, "--set", "tiny.tokenz=3").code == 2
     assert cli("avatar", "train", "v9.9").code == 4
     assert cli("render", "DA-7").code == 4
+
+
+def test_the_command_line_says_what_is_wrong(cli, run, tmp_path):
+    (tmp_path / "broken.json").write_text("[{")
+    (tmp_path / "wrong.csv").write_text("time,jawOpn\n0,1\n")
+    other = replace(tracked(1), expression=np.zeros((FRAMES, 4)), model="mine@1234")
+    save_track(tmp_path / "bob" / "track" / "track.npz", other)
+    expected = {
+        ("--camera", "obit"): (2, "did you mean orbit?"),
+        ("--start", 7): (2, "frames 0 to 2"),
+        ("--compare", "--camera", "orbit"): (2, "no photographs"),
+        ("--compat",): (2, "published kind"),
+        ("--batch", 0): (2, ""),
+        ("--sample", 2, "--expressions", tmp_path / "wrong.csv"): (2, "choose one"),
+        ("--camera", tmp_path / "broken.json"): (3, "broken.json: is not valid JSON"),
+        ("--expressions", tmp_path / "wrong.csv"): (3, "did you mean jawOpen"),
+        ("--drive", tmp_path / "bob"): (3, "no track there"),
+        ("--expressions", tmp_path / "none.csv"): (4, "no such table"),
+        ("--sequence", "lagh"): (4, "did you mean laugh?"),
+        ("--checkpoint", 9): (4, "no checkpoint 9"),
+    }
+    for words, (code, said) in expected.items():
+        found = cli("render", run.folder, *words)
+        assert (found.code, said in found.err) == (code, True), (words, found.err)
+
+
+def test_the_command_line_shows_edited_and_drawn_expressions(cli, run, tmp_path):
+    (tmp_path / "wink.csv").write_text("time,eyeBlink_L\n0,0\n0.1,1\n")
+    made = cli("render", run.folder, "--expressions", tmp_path / "wink.csv", "--conditions", "--json")
+    found = json.loads(made.out)
+    assert found["video"].endswith("laugh_expressions-wink_00_1-step.mp4") and found["frames"] == 3
+    assert found["conditions"].endswith("laugh_expressions-wink_00_1-step_conditions.mp4")
+    path = tmp_path / "closer.json"
+    path.write_text(json.dumps([{"time": 0, "position": [0, 0, 0.8]}, {"time": 1, "position": [0, 0, 0.6]}]))
+    drawn = cli("render", run.folder, "--sample", 1, "--camera", path, "--frames", 2, "--seed", 3, "--json")
+    assert drawn.code == 0, drawn.err
+    assert json.loads(drawn.out)["video"].endswith("laugh_expressions_closer_1-step_seed-3.mp4")
