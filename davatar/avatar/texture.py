@@ -1,11 +1,13 @@
 """Learnt features on planes, looked up at canonical coordinates.
 
-Two look-ups live here. The published one (`sample_wrapped`, `PlaneTextures`; spec diffusion-avatars 5.4)
-works on whole images, wraps at the border and is masked. The one of the small avatar (`Triplanes`) works
-on a list of head points in head-model units and clamps at the border of `BOX`.
+Two look-ups live here. The published one (`sample_wrapped`, its faster twin `sample_shared`, `PlaneTextures`;
+spec diffusion-avatars 5.4) works on whole images, wraps at the border and is masked. The one of the small
+avatar (`Triplanes`) works on a list of head points in head-model units and clamps at the border of `BOX`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +43,29 @@ def sample_wrapped(texture: torch.Tensor, coordinates: torch.Tensor) -> torch.Te
     return out.permute(0, 3, 1, 2)
 
 
+def sample_hierarchy(textures: Sequence[torch.Tensor], coordinates: torch.Tensor) -> torch.Tensor:
+    """[B, D, H, W]: the sum of `sample_wrapped` in textures of several sizes, coarse ones for what is far from any."""
+    return torch.stack([sample_wrapped(texture, coordinates) for texture in textures]).sum(0)
+
+
+def sample_shared(texture: torch.Tensor, coordinates: torch.Tensor) -> torch.Tensor:
+    """`sample_wrapped` of one texture that all frames share: nothing of its size is copied per frame.
+
+    Args:
+        texture: [R, R, D].
+        coordinates: [B, H, W, 2] in texture units.
+
+    Returns:
+        [B, D, H, W].
+    """
+    size, _, features = texture.shape
+    batch, height, width, _ = coordinates.shape
+    bordered = F.pad(texture.permute(2, 0, 1)[None], (1, 1, 1, 1), mode="circular")
+    place = ((coordinates - coordinates.floor()) * size + 1) / (size + 2) * 2 - 1
+    found = F.grid_sample(bordered, place.reshape(1, batch * height, width, 2), align_corners=False)
+    return found.reshape(features, batch, height, width).transpose(0, 1)
+
+
 class PlaneTextures(nn.Module):
     """Three canonical planes and one ambient plane per participant, under the published names."""
 
@@ -54,8 +79,10 @@ class PlaneTextures(nn.Module):
             nn.init.normal_(plane.weight, std=gain)
 
     def _look_up(self, plane: nn.Embedding, participant: torch.Tensor, coordinates: torch.Tensor) -> torch.Tensor:
-        texture = plane(participant).reshape(-1, self.size, self.size, self.features)
-        return sample_wrapped(texture, (coordinates + 1) / 2)
+        shape = (self.size, self.size, self.features)
+        if plane.num_embeddings == 1:
+            return sample_shared(plane.weight.reshape(shape), (coordinates + 1) / 2)
+        return sample_wrapped(plane(participant).reshape(-1, *shape), (coordinates + 1) / 2)
 
     def forward(
         self, canonical: torch.Tensor, ambient: torch.Tensor, mask: torch.Tensor, participant: torch.Tensor
