@@ -5,6 +5,7 @@
 | davatar.rasterizers | a callable without arguments that returns a `raster.maps.Rasterizer` |
 | davatar.metrics | a callable without arguments that returns an `evaluation.metric.Metric` |
 | davatar.captures | a callable(path) that returns a `capture.frame.Capture`, or None when the layout is not its own |
+| davatar.scans | a callable(settings) that returns a `headmodel.scans.ScanSource` |
 | davatar.commands | a Typer app, mounted as a subcommand of `davatar` |
 
 Listing reads metadata only; a plugin is imported when it is loaded. One that does not import is
@@ -20,7 +21,7 @@ from typing import Any
 
 from davatar.core.errors import MissingError, UsageError
 
-GROUPS = ("davatar.rasterizers", "davatar.metrics", "davatar.captures", "davatar.commands")
+GROUPS = ("davatar.rasterizers", "davatar.metrics", "davatar.captures", "davatar.scans", "davatar.commands")
 
 
 @dataclass(frozen=True)

@@ -11,5 +11,6 @@ from davatar.testing.captures import check_capture, check_opener
 from davatar.testing.metrics import check_metric
 from davatar.testing.plugins import check_plugin
 from davatar.testing.rasterizers import check_rasterizer
+from davatar.testing.scans import check_scans
 
-__all__ = ["check_capture", "check_metric", "check_opener", "check_plugin", "check_rasterizer"]
+__all__ = ["check_capture", "check_metric", "check_opener", "check_plugin", "check_rasterizer", "check_scans"]

@@ -12,7 +12,7 @@ from davatar.core.errors import UsageError
 
 
 def test_the_templates_are_found_wherever_davatar_is_installed():
-    assert templates.plugin_kinds() == ["capture", "metric", "rasterizer"]
+    assert templates.plugin_kinds() == ["capture", "metric", "rasterizer", "scan"]
     assert (templates.templates_folder() / "plugins" / "metric" / "pyproject.toml").is_file()
 
 
@@ -54,5 +54,5 @@ def test_an_existing_folder_is_left_alone(tmp_path):
     (tmp_path / "davatar-mine").mkdir()
     with pytest.raises(UsageError, match="davatar-mine: exists already"):
         templates.new_plugin("metric", "mine", tmp_path)
-    with pytest.raises(UsageError, match="there are capture, metric, rasterizer"):
+    with pytest.raises(UsageError, match="there are capture, metric, rasterizer, scan"):
         templates.new_plugin("meter", "mine", tmp_path)

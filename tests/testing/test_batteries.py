@@ -29,6 +29,12 @@ def test_every_installed_reader_declines_an_empty_folder(name):
     assert check_plugin("davatar.captures", name) == "imports and declines an empty folder"
 
 
+@pytest.mark.parametrize("name", plugins.names("davatar.scans"))
+def test_every_installed_source_of_scans_keeps_its_contract(name):
+    wanted = "imports and passes check_scans" if name == "ict" else "imports and refuses an empty folder"
+    assert check_plugin("davatar.scans", name) == wanted
+
+
 class Difference:
     """Mean absolute error, kept and broken in single ways."""
 
