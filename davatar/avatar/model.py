@@ -11,29 +11,34 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from davatar.avatar.checkpoints import WEIGHTS
+from davatar.avatar.checkpoints import AVERAGE, WEIGHTS
 from davatar.avatar.conditioning import HeadMaps
-from davatar.avatar.precision import fastest
+from davatar.avatar.draws import Draws
+from davatar.avatar.precision import choose
 from davatar.avatar.settings import AvatarSettings
 from davatar.avatar.weights import read_weights
-from davatar.core.errors import MissingError
+from davatar.core.errors import DataError, MissingError
 from davatar.core.runs import Run
 from davatar.core.settings import from_mapping
 
 
 class Avatar(Protocol):
-    """A torch module; `batch` packs frames, `train_step` and `render` take such a batch."""
+    """A torch module; `batch` packs frames, `frame_losses` and `render` take such a batch."""
 
     kind: str
     resolution: int
     expression_size: int
     told: str  # "weights" or "codes": which expression it is told
 
+    autocast: torch.dtype | None  # half precision inside the network
+
     def batch(self, frames: Sequence[HeadMaps]) -> Any: ...
-    def train_step(self, batch: Any, rng: np.random.Generator) -> dict[str, torch.Tensor]: ...
+    def draw(self, count: int, rng: np.random.Generator) -> Draws: ...
+    def frame_losses(self, batch: Any, draws: Draws) -> dict[str, torch.Tensor]: ...  # also what calling it does
     def render(self, batch: Any, noise: torch.Tensor, steps: int = 1) -> torch.Tensor: ...
     def noise(self, rng: np.random.Generator, count: int = 1) -> torch.Tensor: ...
-    def prepare(self, frames: Sequence[HeadMaps]) -> None: ...
+    def lighten(self) -> None: ...  # once, before a training: what is never learnt may take less memory
+    def prepare(self, frames: Sequence[HeadMaps]) -> None: ...  # before the first step of a fresh training
     def optimizers(self) -> list[torch.optim.Optimizer]: ...
     def rate(self, step: int, done: float) -> float: ...
     def clipped(self) -> list[torch.nn.Parameter]: ...
@@ -58,7 +63,8 @@ def new_avatar(settings: AvatarSettings, device: str = "cpu") -> Avatar:
         from davatar.avatar.tiny import TinyAvatar
 
         avatar = TinyAvatar(settings.tiny, settings.tiny_training)
-        avatar.autocast = _bfloat16(settings.precision, device)
+    precision = choose(settings.precision, settings.kind, device)
+    avatar.autocast = None if precision == torch.float32 else precision
     if settings.start == "base" and settings.kind == "tiny":
         with as_file(files("davatar.assets") / "avatar" / "tiny-base.safetensors") as path:
             if not path.is_file():
@@ -75,6 +81,8 @@ def new_avatar(settings: AvatarSettings, device: str = "cpu") -> Avatar:
 def open_avatar(run: Run, step: int | None = None, device: str = "cpu") -> tuple[Avatar, AvatarSettings, int]:
     """The avatar of a run at a checkpoint (default: the latest), its settings, and the step.
 
+    Where the training kept an average of the weights, that is what the avatar holds.
+
     Raises:
         MissingError: the run has no such checkpoint.
         DataError: the checkpoint is broken or does not fit its run's config.
@@ -87,12 +95,12 @@ def open_avatar(run: Run, step: int | None = None, device: str = "cpu") -> tuple
         raise MissingError(f"no checkpoint{'' if step is None else f' {step}'}", file=run.folder, mend=have)
     step, folder = latest if step is None else (step, known[step])
     avatar = new_avatar(replace(settings, start="scratch"), device)
-    tensors, _ = read_weights(folder / WEIGHTS, avatar.kind, avatar.sizes())
-    avatar.load_trained(tensors, folder / WEIGHTS)
+    file = folder / (AVERAGE if (folder / AVERAGE).is_file() else WEIGHTS)
+    try:
+        tensors, _ = read_weights(file, avatar.kind, avatar.sizes())
+    except DataError as error:
+        if others := [str(other) for other in known if other != step]:
+            error.mend = f"choose another checkpoint: {', '.join(others)}"
+        raise
+    avatar.load_trained(tensors, file)
     return avatar.to(device).eval(), settings, step
-
-
-def _bfloat16(precision: str, device: str) -> bool:
-    if precision == "auto":
-        return fastest(device) == torch.bfloat16
-    return precision == "bfloat16"

@@ -44,13 +44,15 @@ def psnr(painted: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.mean(-10 * np.log10(np.maximum(errors, 1e-10))))
 
 
-def figures(avatar: Avatar, frames: Sequence[HeadMaps], painted: np.ndarray) -> dict[str, float]:
+def figures(
+    avatar: Avatar, frames: Sequence[HeadMaps], painted: np.ndarray, steps: int = 1, at_once: int = 8
+) -> dict[str, float]:
     """PSNR of the pictures, and what the expression code is worth: the loss in dB when it is zeroed or swapped."""
     wanted = truth(frames)
     found = psnr(painted, wanted)
-    zeroed = paint(avatar, [with_expression(maps, 0 * maps.expression) for maps in frames])
-    others = [*frames[1:], frames[0]]
-    swapped = paint(avatar, [with_expression(a, b.expression) for a, b in zip(frames, others, strict=True)])
+    zeroed = paint(avatar, [with_expression(maps, 0 * maps.expression) for maps in frames], steps, at_once)
+    others = [with_expression(a, b.expression) for a, b in zip(frames, [*frames[1:], frames[0]], strict=True)]
+    swapped = paint(avatar, others, steps, at_once)
     return {
         "preview_psnr": found,
         "expression_zeroed_db": found - psnr(zeroed, wanted),
@@ -66,12 +68,18 @@ def write_sheet(path: Path, painted: np.ndarray, wanted: np.ndarray) -> None:
     write_bytes(path, cv2.imencode(".png", sheet[..., ::-1])[1].tobytes())
 
 
-def preview(avatar: Avatar, frames: Sequence[HeadMaps], path: Path) -> dict[str, float]:
-    """Write the sheet and return the figures."""
-    avatar.eval()
+def preview(
+    avatar: Avatar, frames: Sequence[HeadMaps], path: Path, steps: int = 1, at_once: int = 8
+) -> dict[str, float]:
+    """Write the sheet and return the figures.
+
+    Args:
+        avatar: in evaluation mode.
+        steps: of sampling.
+        at_once: frames in memory.
+    """
     with torch.no_grad():
-        painted = paint(avatar, frames)
-        found = figures(avatar, frames, painted)
-    avatar.train()
+        painted = paint(avatar, frames, steps, at_once)
+        found = figures(avatar, frames, painted, steps, at_once)
     write_sheet(path, painted, truth(frames))
     return found

@@ -19,10 +19,13 @@ import torch
 from diffusers import ControlNetModel
 from torch import nn
 
+from davatar.avatar.adam import adamw
 from davatar.avatar.conditioning import HeadMaps, rendered_conditions
+from davatar.avatar.draws import Draws
 from davatar.avatar.expression_block import TOKENS, add_expression_attention
 from davatar.avatar.frozen_base import FrozenBase, encode_prompt, load_base
 from davatar.avatar.hoisting import Embedded, accept_embedded, embed, kept_contexts
+from davatar.avatar.latents import LatentMemory
 from davatar.avatar.published_sampling import TIMES, sampling_path, walk
 from davatar.avatar.published_settings import PublishedSettings, PublishedTraining
 from davatar.avatar.texture import PlaneTextures
@@ -45,9 +48,10 @@ class ImageBatch:
     participant: torch.Tensor  # [B] int64
     image: torch.Tensor | None  # [B, 3, H, W] in -1..1
     mouth: torch.Tensor | None = None  # [B, H, W] bool, inside of the mouth and lips
+    keys: tuple[str, ...] = ()  # [B] names of the pictures, by which their latents are kept
 
     def to(self, device: torch.device | str) -> ImageBatch:
-        return replace(self, **{k: v.to(device) for k, v in vars(self).items() if v is not None})
+        return replace(self, **{k: v.to(device) for k, v in vars(self).items() if isinstance(v, torch.Tensor)})
 
 
 class PublishedAvatar(nn.Module):
@@ -65,6 +69,8 @@ class PublishedAvatar(nn.Module):
         width = base.unet.config.cross_attention_dim
         self.expression_codes_mlp = ExpressionTokens(settings.expression_size, settings.tokens, width)
         self.register_buffer("empty_prompt", base.empty_prompt.clone(), persistent=False)
+        self.autocast: torch.dtype | None = None  # half precision inside ControlNet and U-Net
+        self.latents: LatentMemory | None = None  # of training pictures
         self.place = base.place
         self.prediction = "sample" if settings.predict_x0 else base.prediction
         self.plain_schedule = scaled_linear_schedule(TIMES, *base.betas, zero_terminal_snr=False)
@@ -114,6 +120,7 @@ class PublishedAvatar(nn.Module):
             expression=torch.from_numpy(np.stack([maps.expression for maps in frames])),
             participant=torch.zeros(len(frames), dtype=torch.int64),
             image=image,
+            keys=tuple(maps.key for maps in frames),
         )
 
     def conditioning(self, batch: ImageBatch) -> torch.Tensor:
@@ -149,15 +156,16 @@ class PublishedAvatar(nn.Module):
         def predict(noisy: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
             if led:
                 noisy, t = torch.cat([noisy, noisy]), torch.cat([t, t])
-            down, middle = self.controlnet(noisy, t, text, conditioning, return_dict=False)
-            output = self.unet(
-                noisy,
-                t,
-                text,
-                cross_attention_kwargs={TOKENS: tokens},
-                down_block_additional_residuals=down,
-                mid_block_additional_residual=middle,
-            ).sample
+            with torch.autocast(noisy.device.type, self.autocast, enabled=self.autocast is not None):
+                down, middle = self.controlnet(noisy, t, text, conditioning, return_dict=False)
+                output = self.unet(
+                    noisy,
+                    t,
+                    text,
+                    cross_attention_kwargs={TOKENS: tokens},
+                    down_block_additional_residuals=down,
+                    mid_block_additional_residual=middle,
+                ).sample.to(noisy.dtype)
             if not led:
                 return output
             without, told = output.chunk(2)
@@ -176,44 +184,57 @@ class PublishedAvatar(nn.Module):
     def losses(
         self, batch: ImageBatch, eta: torch.Tensor | None, noise: torch.Tensor, t: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """The loss, and its parts where it has several (6.1).
+        """The loss and its parts where it has several (6.1), the [B] losses of the frames and their noise levels.
 
         Args:
             eta: [B, 4, h, w] samples the VAE; not looked at with `use_vae_mean`.
             noise, t: [B, 4, h, w] and [B], of the diffusion.
         """
-        clean = self.encoded(batch.image, None if self.training_settings.use_vae_mean else eta)
+        clean = self.encoded(batch.image, None if self.training_settings.use_vae_mean else eta, batch.keys)
         signal, scale = self.schedule.at(t, clean)
         predict = self.denoiser(self.conditioning(batch), self.expression_codes_mlp(batch.expression))
         output = predict(add_noise(clean, noise, signal, scale), t)
         squared = (output - target(self.prediction, clean, noise, signal, scale)).square()
         parts = {"diffusion": squared.mean()}
+        each = squared.mean((1, 2, 3))
         if self.training_settings.mouth_weight and batch.mouth is not None:
             inside = batch.mouth[:, None, ::FACTOR, ::FACTOR].to(squared)
-            parts["mouth"] = self.training_settings.mouth_weight * (squared * inside).sum() / squared.numel()
-        return {"loss": sum(parts.values())} | (parts if len(parts) > 1 else {})
+            weighted = self.training_settings.mouth_weight * squared * inside
+            parts["mouth"] = weighted.sum() / squared.numel()
+            each = each + weighted.mean((1, 2, 3))
+        frames = {"losses": each, "levels": t / (TIMES - 1)}
+        return {"loss": sum(parts.values()), **frames} | (parts if len(parts) > 1 else {})
 
     def loss(self, batch: ImageBatch, eta: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         return self.losses(batch, eta, noise, t)["loss"]
 
     @torch.no_grad()
-    def encoded(self, image: torch.Tensor, eta: torch.Tensor | None = None) -> torch.Tensor:
-        """Latents [B, 4, h, w] of pictures in -1..1: the VAE's mean, or the sample that `eta` draws."""
-        found = self.vae.encode(image).latent_dist
-        return self.vae.config.scaling_factor * (found.mean if eta is None else found.mean + found.std * eta)
+    def encoded(self, image: torch.Tensor, eta: torch.Tensor | None = None, keys: Sequence[str] = ()) -> torch.Tensor:
+        """Latents [B, 4, h, w] of pictures in -1..1: the VAE's mean, or the sample that `eta` draws.
 
-    def train_step(self, batch: ImageBatch, rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        """One draw in the published order: VAE sample, noise, time."""
-        count, device = len(batch.rendered), batch.rendered.device
+        Args:
+            keys: [B] names of the pictures; where latents are kept, they are looked up.
+        """
+        if self.latents is not None and all(keys) and keys:
+            mean, deviation = self.latents(image, keys)
+        else:
+            found = self.vae.encode(image).latent_dist
+            mean, deviation = found.mean, found.std
+        return self.vae.config.scaling_factor * (mean if eta is None else mean + deviation * eta)
+
+    def draw(self, count: int, rng: np.random.Generator) -> Draws:
+        """Of `count` frames, in the published order: VAE sample, noise, time."""
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         shape = (count, *self.latent_shape)
-        eta, noise = (torch.randn(shape, generator=generator).to(device) for _ in range(2))
-        t = torch.randint(0, TIMES, (count,), generator=generator).to(device)
-        if self.training_settings.regression:
-            t = torch.full_like(t, TIMES - 1)
-        return self.losses(batch, eta, noise, t)
+        eta, noise = (torch.randn(shape, generator=generator) for _ in range(2))
+        t = torch.randint(0, TIMES, (count,), generator=generator)
+        return Draws(torch.full_like(t, TIMES - 1) if self.training_settings.regression else t, noise, eta)
 
-    forward = train_step
+    def frame_losses(self, batch: ImageBatch, draws: Draws) -> dict[str, torch.Tensor]:
+        """`losses` of what `draw` drew."""
+        return self.losses(batch, draws.image_noise, draws.noise, draws.time)
+
+    forward = frame_losses  # so that a distributed wrapper's hooks run
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -272,20 +293,37 @@ class PublishedAvatar(nn.Module):
         return self.decode(self.sample(batch, start, path, draw, sampler, prompt, guidance))
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
-        """Three AdamW: ControlNet; added attention and token projection; textures (6.2)."""
+        """Three AdamW: ControlNet; added attention and token projection; textures (6.2).
+
+        Textures do not decay unless asked: a texel that no frame shows would fade.
+
+        Raises:
+            MissingError: 8-bit Adam is asked for and not installed.
+        """
         settings = self.training_settings
         added = [p for p in self.unet.parameters() if p.requires_grad] + list(self.expression_codes_mlp.parameters())
         groups = [
-            (list(self.controlnet.parameters()), settings.rate, True),
-            (added, settings.rate, True),
-            (list(self.textures.parameters()), settings.texture_rate, False),
+            (list(self.controlnet.parameters()), settings.rate, settings.weight_decay, True),
+            (added, settings.rate, settings.weight_decay, True),
+            (list(self.textures.parameters()), settings.texture_rate, settings.texture_weight_decay, False),
         ]
         return [
-            torch.optim.AdamW(
-                [{"params": params, "rate": rate, "scheduled": scheduled}], lr=rate, weight_decay=settings.weight_decay
+            adamw(
+                [{"params": params, "lr": rate, "rate": rate, "weight_decay": decay, "scheduled": scheduled}],
+                settings.eight_bit_adam,
             )
-            for params, rate, scheduled in groups
+            for params, rate, decay, scheduled in groups
         ]
+
+    def lighten(self) -> None:
+        """For a training: latents are kept, the frozen network's matrices are halved where it computes in half."""
+        self.latents = LatentMemory(self.vae)
+        if self.training_settings.gradient_checkpointing:
+            self.unet.enable_gradient_checkpointing()
+            self.controlnet.enable_gradient_checkpointing()
+        for parameter in self.unet.parameters():
+            if self.autocast is not None and not parameter.requires_grad and parameter.ndim > 1:
+                parameter.data = parameter.data.to(self.autocast)
 
     def rate(self, step: int, done: float) -> float:
         """Constant, after an optional linear start."""

@@ -69,7 +69,8 @@ def open_published(folder: Path, step: int | None = None, base: str | None = Non
     settings = published_settings(folder)
     if base is not None:
         settings = replace(settings, base=base)
-    avatar = PublishedAvatar.from_settings(settings, PublishedTraining())
+    training = PublishedTraining(texture_weight_decay=PublishedTraining.weight_decay)  # as the archives were trained
+    avatar = PublishedAvatar.from_settings(settings, training)
     try:
         tensors = torch.load(known[step], map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:

@@ -10,6 +10,9 @@ from davatar.avatar.tiny import TinyTraining
 from davatar.avatar.tiny_network import TinySettings
 from davatar.core.errors import ConfigError
 
+COUNTS = ("batch", "accumulation", "log_every", "checkpoint_every", "preview_every", "preview_frames", "preview_steps")
+TRACKERS = ("tensorboard", "wandb")
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -37,21 +40,39 @@ class AvatarSettings:
     kind: Literal["tiny", "published"] = "tiny"
     start: str = "base"  # base = the shipped pre-trained start; scratch; or a weights file of the same kind
     budget: Budget = field(default_factory=Budget)
-    batch: int = 4  # frames per step and process
+    batch: int = 4  # frames that a process holds at once
+    accumulation: int = 1  # batches whose gradients are added up before the weights move
     seed: int = 181998
     clip: float = 1.0  # gradient norm
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto times one convolution both ways
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # inside the network; see `precision.choose`
+    average: float = 0.0  # decay per step of an average of the weights that is painted with; 0 = none
     log_every: int = 20  # steps
+    trackers: tuple[str, ...] = ()  # tensorboard, wandb: besides metrics.jsonl
     checkpoint_every: int = 200  # steps
     keep_checkpoints: int = 2  # older ones are deleted; 0 keeps all
     preview_every: int = 200  # steps
     preview_frames: int = 6
+    preview_steps: int = 1  # sampling steps of previews
     tiny: TinySettings = field(default_factory=TinySettings)
     tiny_training: TinyTraining = field(default_factory=TinyTraining)
     published: PublishedSettings = field(default_factory=PublishedSettings)
     published_training: PublishedTraining = field(default_factory=PublishedTraining)
 
     def __post_init__(self):
-        for name in ("batch", "log_every", "checkpoint_every", "preview_every", "preview_frames"):
+        for name in COUNTS:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected at least 1")
+        if not 0 <= self.average < 1:
+            raise ConfigError(f"average is {self.average:g}, expected 0 (none) or a decay below 1 such as 0.999")
+        if unknown := sorted(set(self.trackers) - set(TRACKERS)):
+            raise ConfigError(f"no tracker is called {unknown[0]!r}", mend=f"there are {', '.join(TRACKERS)}")
+
+    @property
+    def frames_per_step(self) -> int:
+        """Of one process."""
+        return self.batch * self.accumulation
+
+    @property
+    def resolution(self) -> int:
+        """Side of the avatar's pictures, px."""
+        return self.tiny.resolution if self.kind == "tiny" else self.published.resolution

@@ -20,6 +20,7 @@ from torch import nn
 
 from davatar.avatar.codec import PatchCodec
 from davatar.avatar.conditioning import HeadMaps, PointBatch, point_batch
+from davatar.avatar.draws import Draws
 from davatar.avatar.texture import Triplanes
 from davatar.avatar.tiny_network import Encoded, TinyNetwork, TinySettings
 from davatar.avatar.weights import load_into, read_weights
@@ -37,6 +38,7 @@ class TinyTraining:
 
     network_rate: float = 2e-3  # Adam's step for the network from scratch
     base_rate: float = 1e-3  # the same from a base
+    token_rate: float | None = None  # for what reads the expression tokens; None = as the rest of the network
     plane_rate: float = 2e-2
     warm_up: int = 20  # steps
     final_rate: float = 0.02  # share of the rates at the end of the cosine
@@ -57,7 +59,7 @@ class TinyAvatar(nn.Module):
         self.network = TinyNetwork(settings).to(memory_format=torch.channels_last)
         self.codec = PatchCodec()
         self.started = False  # from a base or another avatar
-        self.autocast = False  # bfloat16 inside the network; `precision.fastest` decides
+        self.autocast: torch.dtype | None = None  # half precision inside the network; `precision.choose` decides
 
     @property
     def resolution(self) -> int:
@@ -73,6 +75,9 @@ class TinyAvatar(nn.Module):
             DataError: a frame of another size or expression length than the network's.
         """
         return point_batch(frames, self.resolution, self.expression_size, identity, self.training_settings.face_weight)
+
+    def lighten(self) -> None:
+        """Everything here is learnt."""
 
     def prepare(self, frames: Sequence[HeadMaps]) -> None:
         """Fit the codec to training pictures, unless it came with a start."""
@@ -103,10 +108,12 @@ class TinyAvatar(nn.Module):
     def parameter_groups(self) -> list[dict]:
         """For one Adam: the network's and the planes' parameters with their rates at full height."""
         settings = self.training_settings
-        return [
-            {"params": list(self.network.parameters()), "lr": self.network_rate, "rate": self.network_rate},
-            {"params": list(self.textures.parameters()), "lr": settings.plane_rate, "rate": settings.plane_rate},
-        ]
+        tokens = [] if settings.token_rate is None else self.network.token_parameters()
+        rest = [parameter for parameter in self.network.parameters() if all(parameter is not one for one in tokens)]
+        groups = [(rest, self.network_rate), (self.textures.parameters(), settings.plane_rate)]
+        if tokens:
+            groups.append((tokens, settings.token_rate))
+        return [{"params": list(params), "lr": rate, "rate": rate} for params, rate in groups]
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         return [torch.optim.Adam(self.parameter_groups(), betas=(0.9, 0.99), fused=True)]
@@ -137,28 +144,41 @@ class TinyAvatar(nn.Module):
             self.textures(points, identity)
             for points, identity in zip(batch.canonical.split(batch.counts), batch.identity, strict=True)
         ]
-        with torch.autocast(batch.coverage.device.type, torch.bfloat16, enabled=self.autocast):
+        with torch.autocast(batch.coverage.device.type, self.autocast, enabled=self.autocast is not None):
             return self.network.encode(torch.cat(found), batch)
 
     def denoise(self, encoded: Encoded, latent: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """Noisy latent [B, 48, h, w] at t [B] -> clean picture [B, 3, H, W] in -1..1, float32."""
         latent = latent.contiguous(memory_format=torch.channels_last)
         picture = self.codec.unrotate(latent).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(latent.device.type, torch.bfloat16, enabled=self.autocast):
+        with torch.autocast(latent.device.type, self.autocast, enabled=self.autocast is not None):
             return self.network(encoded, latent, picture, t).float()
 
-    def train_step(self, batch: PointBatch, rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        """One draw of times and noise; returns `loss`, the weighted squared error of the picture (-1..1)."""
-        count, device = len(batch.counts), batch.coverage.device
-        t, noise = self.draw_times(count, rng).to(device), self.noise(rng, count).to(device)
-        with torch.no_grad():
-            signal, scale = (x[:, None, None, None] for x in continuous_cosine(t))
-            # cos(pi / 2) is not exactly 0 in float32, and nothing of the picture may leak at t = 1.
-            latent = add_noise(self.codec.encode(batch.image), noise, torch.where(scale == 1, 0.0, signal), scale)
-        error = (self.denoise(self.encode(batch), latent, t) - batch.image).square().mean(1, keepdim=True)
-        return {"loss": (error * batch.weight).mean()}
+    def draw(self, count: int, rng: np.random.Generator) -> Draws:
+        """Times in 0..1 and noise for `count` frames."""
+        return Draws(self.draw_times(count, rng), self.noise(rng, count))
 
-    forward = train_step  # so that a distributed wrapper's hooks run
+    def frame_losses(self, batch: PointBatch, draws: Draws) -> dict[str, torch.Tensor]:
+        """
+        Returns:
+            loss: the mean of `losses`.
+            losses: [B] weighted squared error of each picture (-1..1).
+            levels: [B] noise level of each, 0..1.
+        """
+        with torch.no_grad():
+            signal, scale = (x[:, None, None, None] for x in continuous_cosine(draws.time))
+            # cos(pi / 2) is not exactly 0 in float32, and nothing of the picture may leak at t = 1.
+            signal = torch.where(scale == 1, 0.0, signal)
+            latent = add_noise(self.codec.encode(batch.image), draws.noise, signal, scale)
+        error = (self.denoise(self.encode(batch), latent, draws.time) - batch.image).square().mean(1, keepdim=True)
+        weighted = error * batch.weight
+        return {"loss": weighted.mean(), "losses": weighted.mean((1, 2, 3)), "levels": draws.time}
+
+    forward = frame_losses  # so that a distributed wrapper's hooks run
+
+    def train_step(self, batch: PointBatch, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        """`frame_losses` of one draw for the whole batch."""
+        return self.frame_losses(batch, self.draw(len(batch.counts), rng).to(batch.coverage.device))
 
     @torch.no_grad()
     def render(self, batch: PointBatch, noise: torch.Tensor, steps: int = 1) -> torch.Tensor:

@@ -218,6 +218,10 @@ class TinyNetwork(nn.Module):
         self.head = FullResolutionHead(settings)
         self.colour = Pointwise(settings.map_width, 3)
 
+    def token_parameters(self) -> list[nn.Parameter]:
+        """Of the branch that the expression tokens take: their projection and what reads them."""
+        return [*self.tokens.parameters(), *self.unet.read1.parameters(), *self.unet.read2.parameters()]
+
     def encode(self, features: torch.Tensor, batch: PointBatch) -> Encoded:
         full = self.points(features, batch)
         half, quarter = self.encoder(full)
