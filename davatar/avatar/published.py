@@ -26,7 +26,7 @@ from davatar.avatar.expression_block import TOKENS, add_expression_attention
 from davatar.avatar.frozen_base import FrozenBase, encode_prompt, load_base
 from davatar.avatar.hoisting import Embedded, accept_embedded, embed, kept_contexts
 from davatar.avatar.latents import LatentMemory
-from davatar.avatar.published_sampling import TIMES, sampling_path, walk
+from davatar.avatar.published_sampling import TIMES, sampling_legs, walk
 from davatar.avatar.published_settings import PublishedSettings, PublishedTraining
 from davatar.avatar.texture import PlaneTextures
 from davatar.avatar.tokens import ExpressionTokens
@@ -249,18 +249,18 @@ class PublishedAvatar(nn.Module):
         self,
         batch: ImageBatch,
         start: torch.Tensor,
-        path: Sequence[Level],
+        legs: Sequence[Sequence[Level]],
         draw: Callable[[], torch.Tensor],
         sampler: str = "ddpm",
         prompt: torch.Tensor | None = None,
         guidance: float = 1.0,
     ) -> torch.Tensor:
-        """Latents [B, 4, h, w] along a path of `published_sampling` (7.2); prompt and guidance as in `denoiser`."""
+        """Latents [B, 4, h, w] along the legs of `published_sampling` (7.2); prompt and guidance as in `denoiser`."""
         tokens = self.expression_codes_mlp(batch.expression)
         condition = embed(self.controlnet, self.conditioning(batch))
         denoise = as_denoiser(self.denoiser(condition, tokens, prompt, guidance), self.prediction)
         with kept_contexts(self.controlnet, self.unet):
-            return walk(sampler, denoise, start, path, draw)
+            return walk(sampler, denoise, start, legs, draw)
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
@@ -289,8 +289,8 @@ class PublishedAvatar(nn.Module):
         def draw() -> torch.Tensor:
             return torch.randn(drawn, generator=generator).to(start)
 
-        path = sampling_path(sampler, steps, self.schedule, self.plain_schedule, compat)
-        return self.decode(self.sample(batch, start, path, draw, sampler, prompt, guidance))
+        legs = sampling_legs(sampler, steps, self.schedule, self.plain_schedule, compat)
+        return self.decode(self.sample(batch, start, legs, draw, sampler, prompt, guidance))
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """Three AdamW: ControlNet; added attention and token projection; textures (6.2).

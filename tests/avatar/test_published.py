@@ -132,7 +132,7 @@ def test_sampling_reproduces_latents_and_pictures(avatar, batch, folder):
     wanted = tensors(folder, "E_sampling_ddpm")
     noises = iter(wanted["variance_noise"])
     path = avatar.schedule.path(trailing_times(int(wanted["n_steps"])))
-    latents = avatar.sample(batch, wanted["initial_noise"], path, lambda: next(noises))
+    latents = avatar.sample(batch, wanted["initial_noise"], [path], lambda: next(noises))
     close(latents, wanted["latents_per_step"][-1], 1e-4)
     pictures = (avatar.decode(latents).permute(0, 2, 3, 1) * 255).round()
     assert (pictures - wanted["images"].float()).abs().max() <= 2
