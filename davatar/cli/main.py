@@ -28,12 +28,13 @@ from davatar.cli import prior as prior_group
 from davatar.cli import render as render_command
 from davatar.cli import runs as runs_group
 from davatar.cli import track as track_command
+from davatar.cli import verify as verify_command
 from davatar.core import paths, plugins
 from davatar.core.errors import Interrupted, UsageError
 from davatar.core.interrupt import RESUME
 
 # Commands in the order in which a newcomer meets them.
-CHAIN = ["demo", "track", "avatar", "render", "eval", "data", "prior", "runs", "plugins", "paths", "doctor"]
+CHAIN = ["demo", "track", "avatar", "render", "eval", "data", "prior", "runs", "plugins", "paths", "verify", "doctor"]
 ANYWHERE = ("--quiet", "-q", "--json", "--debug", "--verbose", "-v", "-vv")
 
 
@@ -158,6 +159,7 @@ app.add_typer(prior_group.app, name="prior")
 app.add_typer(runs_group.app, name="runs")
 app.add_typer(plugins_group.app, name="plugins")
 app.command("paths")(paths_command.command)
+app.command("verify")(verify_command.command)
 app.command("doctor")(doctor_command.command)
 
 
