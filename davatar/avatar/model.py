@@ -18,6 +18,7 @@ from davatar.avatar.precision import choose
 from davatar.avatar.settings import AvatarSettings
 from davatar.avatar.weights import read_weights
 from davatar.core.errors import DataError, MissingError
+from davatar.core.progress import Progress, silent
 from davatar.core.runs import Run
 from davatar.core.settings import from_mapping
 
@@ -78,16 +79,34 @@ def new_avatar(settings: AvatarSettings, device: str = "cpu") -> Avatar:
     return avatar
 
 
-def open_avatar(run: Run, step: int | None = None, device: str = "cpu") -> tuple[Avatar, AvatarSettings, int]:
-    """The avatar of a run at a checkpoint (default: the latest), its settings, and the step.
+def open_avatar(
+    run: Run, step: int | None = None, device: str = "cpu", base: str | None = None, progress: Progress = silent
+) -> tuple[Avatar, AvatarSettings, int]:
+    """The avatar of a run or of a published archive at a checkpoint (default: the latest), its settings, and the step.
 
     Where the training kept an average of the weights, that is what the avatar holds.
 
+    Args:
+        base: the frozen base of the published kind, if not the one that its settings name.
+
     Raises:
-        MissingError: the run has no such checkpoint.
+        MissingError: the run has no such checkpoint, or its frozen base is not there.
         DataError: the checkpoint is broken or does not fit its run's config.
     """
+    if run.published:
+        from davatar.avatar.published_checkpoint import open_published
+
+        archived, step = open_published(run.folder, step, base, progress)
+        settings = AvatarSettings(
+            kind="published",
+            start="scratch",
+            published=archived.settings,
+            published_training=archived.training_settings,
+        )
+        return archived.to(device), settings, step
     settings = from_mapping(AvatarSettings, run.config, str(run.folder / "config.yaml"))
+    if base is not None:
+        settings = replace(settings, published=replace(settings.published, base=base, revision=None))
     known = run.checkpoints()
     latest = run.latest_checkpoint()
     if latest is None or (step is not None and step not in known):
