@@ -74,7 +74,9 @@ def check(
 
 @app.command()
 def new(
-    kind: Annotated[str, typer.Argument(help="metric, capture, rasterizer or scan", autocompletion=templates.plugin_kinds)],
+    kind: Annotated[
+        str, typer.Argument(help="metric, capture, rasterizer or scan", autocompletion=templates.plugin_kinds)
+    ],
     name: Annotated[str, typer.Argument(help="lower-case words joined by '-', e.g. my-metric")],
     folder: Annotated[Path, typer.Option(help="where to make the distribution's folder")] = Path("."),
 ) -> None:

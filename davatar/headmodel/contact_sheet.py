@@ -5,11 +5,14 @@ Orthographic, shaded by the triangles' normals; head-model units.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
-from davatar.core.files import atomic_path
+from davatar.core.errors import DataError
+from davatar.core.files import write_bytes
 from davatar.headmodel.head_model import HeadModel
 from davatar.headmodel.ict_surface import ray_hits, teaching_surface
 from davatar.headmodel.morphable import open_morphable
@@ -47,8 +50,6 @@ def write_contact_sheet(
     path: str | Path, model: HeadModel, identity: np.ndarray, width: int = 200, resolution: int = 160
 ) -> None:
     """PNG: one column per pose, the morphable head above the head model's; `identity` [100] coefficients."""
-    import cv2
-
     surface, morphable, columns = teaching_surface(), open_morphable(), []
     for k, (name, weights) in enumerate(POSES.items()):
         coefficients, turn = morphable.weights(**weights), (0.0, 0.5)[k % 2]
@@ -58,10 +59,43 @@ def write_contact_sheet(
             shaded(truth, surface.all_triangles, turn, width),
             shaded(found.vertices.astype(float), found.triangles, turn, width),
         ]
-        label = np.full((22, width), 255, np.uint8)
-        cv2.putText(label, name, (6, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.5, 0, 1, cv2.LINE_AA)
-        columns.append(np.concatenate([label, *pictures]))
-    done, png = cv2.imencode(".png", np.concatenate(columns, axis=1))
+        columns.append(np.concatenate([_label(name, width), *pictures]))
+    _write_png(path, np.concatenate(columns, axis=1))
+
+
+def write_head_sheet(
+    path: str | Path,
+    model: HeadModel,
+    heads: Sequence[tuple[str, Tensor, Tensor]],
+    width: int = 160,
+    resolution: int = 64,
+) -> None:
+    """PNG: one column per head (label, identity code, expression code), from the front and from the side.
+
+    A head without a surface, as before training, stays white.
+    """
+    columns = []
+    for label, identity, expression in heads:
+        try:
+            mesh = model.mesh(identity, expression, resolution)
+            views = [shaded(mesh.vertices.astype(float), mesh.triangles, turn, width) for turn in (0.0, 0.9)]
+        except DataError:
+            views = [np.full((int(width * (HIGH - LOW)[1] / (HIGH - LOW)[0]), width), 255, np.uint8)] * 2
+        columns.append(np.concatenate([_label(label, width), *views]))
+    _write_png(path, np.concatenate(columns, axis=1))
+
+
+def _label(text: str, width: int) -> np.ndarray:
+    import cv2
+
+    label = np.full((22, width), 255, np.uint8)
+    cv2.putText(label, text, (6, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.5, 0, 1, cv2.LINE_AA)
+    return label
+
+
+def _write_png(path: str | Path, picture: np.ndarray) -> None:
+    import cv2
+
+    done, png = cv2.imencode(".png", picture)
     assert done
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(png.tobytes())
+    write_bytes(path, png.tobytes())

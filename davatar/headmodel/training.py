@@ -16,11 +16,9 @@ import copy
 import json
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -30,12 +28,16 @@ from davatar.core.errors import DataError
 from davatar.core.files import atomic_path, read_json, write_json, write_text
 from davatar.core.interrupt import Stop, interruptible
 from davatar.core.progress import Progress, silent
+from davatar.headmodel.denormals import denormals_as_zero
 from davatar.headmodel.ict_codes import CodeMaps, open_code_maps
-from davatar.headmodel.ict_samples import HeadSamples, sample_expressions, sample_heads, sample_identities
+from davatar.headmodel.ict_samples import HeadSamples, by_motion, sample_expressions, sample_heads, sample_identities
 from davatar.headmodel.ict_surface import MM
 from davatar.headmodel.losses import stage_loss
 from davatar.headmodel.nphm import NPHM, NPHMConfig
 from davatar.headmodel.weights import save_weights
+
+if TYPE_CHECKING:
+    from davatar.headmodel.published_training import PublishedSettings
 
 Stage = Literal["identity", "deformation", "joint"]
 STAGES: tuple[Stage, ...] = ("identity", "deformation", "joint")
@@ -71,7 +73,7 @@ class TrainingSettings:
     )
     identity: StageSettings = StageSettings(7500, 4e-3, 2e-4, fresh_heads=1600)
     deformation: StageSettings = StageSettings(5000, 3e-3, 3e-4, fresh_heads=1000)
-    joint: StageSettings = StageSettings(8000, 8e-4, 5e-6, fresh_heads=2000)
+    joint: StageSettings = StageSettings(6500, 8e-4, 5e-6, fresh_heads=2000)
     heads: int = 32  # heads per batch
     pairs: int = 22  # pairs per head and batch; each is two queries
     wide: int = 20  # wide points per head and batch
@@ -125,7 +127,7 @@ class HeadPool:
         pairs = settings.pairs * (2 if alone else 1)
         pair = rng.integers(settings.pool_pairs, size=(settings.heads, pairs))
         moving = int(settings.moving * pairs)
-        pair[:, :moving] = [_by_motion(self.heads[h].motion, moving, rng) for h in chosen]
+        pair[:, :moving] = [by_motion(self.heads[h].motion, moving, rng) for h in chosen]
         wide = rng.integers(settings.pool_wide, size=(settings.heads, settings.wide))
         names = ("surface", "normal", "canonical", "canonical_normal", "reach", "motion")
         out = {n: np.stack([getattr(self.heads[h], n)[i] for h, i in zip(chosen, pair, strict=True)]) for n in names}
@@ -138,12 +140,6 @@ class HeadPool:
         out["identity"] = np.stack([self.identity[h] for h in chosen])
         out["expression"] = np.stack([self.expression[h] for h in chosen])
         return {name: torch.from_numpy(value) for name, value in out.items()}
-
-
-def _by_motion(motion: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """[count] indices into motion [P], in proportion to it: a brow or a lid is a hundredth of the surface."""
-    share = np.cumsum(motion + 1e-6, dtype=np.float64)
-    return np.searchsorted(share, rng.random(count) * share[-1]).clip(max=len(motion) - 1)
 
 
 def new_model(settings: TrainingSettings, maps: CodeMaps) -> NPHM:
@@ -306,21 +302,14 @@ def _run_stage(run: _StageRun, progress: Progress, stop: Stop) -> None:
     run.take_average()
 
 
-@contextmanager
-def _denormals_as_zero() -> Iterator[None]:
-    """The blend's tails are denormal numbers, hundreds of times slower; the processor's mode is given back after."""
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
-
-
-def train_nphm(settings: TrainingSettings, out_folder: str | Path, progress: Progress = silent) -> Path:
+def train_nphm(
+    settings: TrainingSettings | PublishedSettings, out_folder: str | Path, progress: Progress = silent
+) -> Path:
     """Train a head model, or go on where a killed run in `out_folder` stopped.
 
     Args:
-        settings: what to train; a folder made with other settings is refused.
+        settings: what to train, by the open recipe or by the published one (`published_training`); a folder made with
+            other settings is refused.
         out_folder: gets settings.json, metrics.jsonl, state.pt (resume), latest.safetensors and model.safetensors.
 
     Returns:
@@ -330,6 +319,10 @@ def train_nphm(settings: TrainingSettings, out_folder: str | Path, progress: Pro
         DataError: the folder was made with other settings, or its state is damaged.
         Interrupted: a signal arrived; the same call goes on.
     """
+    from davatar.headmodel.published_training import PublishedSettings, train_published
+
+    if isinstance(settings, PublishedSettings):
+        return train_published(settings, out_folder, progress)
     folder = Path(out_folder)
     folder.mkdir(parents=True, exist_ok=True)
     _settings_match(folder, settings)
@@ -344,7 +337,7 @@ def train_nphm(settings: TrainingSettings, out_folder: str | Path, progress: Pro
                 f"is not a readable training state: {error}", file=path, mend="remove it to start over"
             ) from error
     first = 0 if state is None else STAGES.index(state["stage"])
-    with interruptible() as stop, _denormals_as_zero():
+    with interruptible() as stop, denormals_as_zero():
         for number, stage in enumerate(STAGES[first:], start=first):
             run = _StageRun(model, stage, settings, maps, folder)
             if state is not None and "optimiser" in state:

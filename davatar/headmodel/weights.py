@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -72,17 +73,32 @@ def published_tensors(head: PublishedHead) -> dict[str, torch.Tensor]:
     return {name: value.float().contiguous() for name, value in tensors.items()}
 
 
-def save_published(path: str | Path, head: PublishedHead) -> None:
-    """Write a published head model with its code tables as one file of ours, atomically; nothing is rounded."""
+IMPORTED = "that of the published checkpoint it was imported from"
+
+
+def save_published(
+    path: str | Path,
+    head: PublishedHead,
+    licence: str = IMPORTED,
+    training_data: str = IMPORTED,
+    training: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a head model with its code tables as one file of ours, atomically; nothing is rounded.
+
+    Args:
+        training: settings that made it, where we know them.
+    """
     tensors = published_tensors(head)
     metadata = {
         "kind": KIND,
         "config": json.dumps(asdict(head.network.config)),
-        "licence": "that of the published checkpoint it was imported from",
-        "training_data": "that of the published checkpoint it was imported from",
+        "licence": licence,
+        "training_data": training_data,
         "imported": json.dumps(head.about),
         "hash": tensor_hash(tensors),
     }
+    if training is not None:
+        metadata["training"] = json.dumps(training)
     write_bytes(path, save(tensors, metadata=metadata))
 
 
