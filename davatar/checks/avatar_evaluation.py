@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
-from davatar.avatar.frames import reference_rotation, sample_maps
-from davatar.avatar.model import open_avatar
-from davatar.avatar.previews import paint
 from davatar.checks.avatar_report import chosen_frames, evaluation_section, film, frame_sheet
-from davatar.checks.avatar_score import by_clip, learn_baselines, render_missing, score
+from davatar.checks.avatar_score import by_clip, learn_baselines, no_photograph, render_missing, score
+from davatar.checks.evaluation_subjects import (
+    PUBLISHED_SPLITS,
+    SHIPPED_STEPS,
+    Subject,
+    archive_subject,
+    own_subject,
+)
 from davatar.core import paths, runs
-from davatar.core.content import hash_path
 from davatar.core.errors import DataError, MissingError, UsageError
 from davatar.core.files import write_json, write_text
 from davatar.core.manifest import dependency_versions
 from davatar.core.progress import Progress, silent
 from davatar.dataset.layout import SampleKey
-from davatar.dataset.rendering_data import RenderingData, Sample
-from davatar.evaluation.aggregate import Aggregation, result_document
+from davatar.dataset.rendering_data import RenderingData
+from davatar.evaluation.aggregate import Aggregation, read_result, result_document
 from davatar.evaluation.layout import EvaluationFolder
 from davatar.evaluation.metric import open_metrics
 from davatar.evaluation.report import Fact, Picture, Report, Section, metric_text, render_report
 
 DEFAULT_METRICS = ("psnr", "ssim", "ms-ssim", "mse")
+TRAINING_VIEW = "222200047"  # the published evaluation of training frames looks through this camera
 PREFERRED_SPLITS = ("hold-out-sequence", "hold-out-expression", "hold-out-view")
 
 
@@ -36,14 +37,20 @@ class EvaluationSettings:
 
     split: str | None = None  # None: held-out sequences, else held-out moments, else held-out cameras
     metrics: tuple[str, ...] = DEFAULT_METRICS  # names in the plugin group davatar.metrics
-    compat: bool = False  # the published way: held-out cameras only, mean over batches of 16
+    compat: bool = False  # the published way: held-out cameras only, mean over batches of 16, published names
     serials: tuple[str, ...] = ()  # cameras to look at; empty: all of the split (with compat: the held-out ones)
     every: int = 1  # take every n-th frame
-    steps: int = 1  # denoising steps; 1 = smallest error
+    steps: int | None = None  # denoising steps; None = 1 for the small avatar (smallest error), 20 for the published
+    sampler: str | None = None  # of the published kind; None = ddpm
+    without: tuple[str, ...] = ()  # neck, torso, background: left out of a published data set's foreground mask
+    device: str = "cpu"
 
     def __post_init__(self):
-        if self.every < 1 or self.steps < 1:
+        if self.every < 1 or (self.steps is not None and self.steps < 1):
             raise UsageError(f"every ({self.every}) and steps ({self.steps}) must be at least 1")
+        unknown = sorted(set(self.without) - {"neck", "torso", "background"})
+        if unknown:
+            raise UsageError(f"cannot leave {unknown[0]!r} out of the mask", mend="choose neck, torso, background")
 
 
 @dataclass(frozen=True)
@@ -65,57 +72,62 @@ def evaluate_avatar(
     settings: EvaluationSettings = EvaluationSettings(),
     *,
     data: RenderingData | str | Path | None = None,
+    raw: str | Path | None = None,
+    base: str | None = None,
     checkpoint: int | None = None,
     out: str | Path | None = None,
     command: str = "",
     progress: Progress = silent,
 ) -> Evaluation:
-    """Evaluate a run.
+    """Evaluate a run of ours or a published archive.
 
     Args:
         run: a run, its name or its folder.
         data: a data set; default: the one the run was trained on.
+        raw: for archives, the folder of raw recordings; default: `nersemble` in the data directory.
+        base: for archives, the frozen base; default: the one they name.
         checkpoint: step; default: the latest.
         out: where results go; default: `evaluations/` in the run.
         command: shown in the report.
 
     Raises:
         MissingError: there is no such run, checkpoint or data set.
-        UsageError: unknown metric. DataError: the split is empty, or has no photographs.
+        UsageError: unknown metric or sampler. DataError: the split is empty, or has no photographs.
         Interrupted: stopped by a signal; run again to go on.
     """
     run = run if isinstance(run, runs.Run) else runs.resolve_run(run)
     chosen = open_metrics(settings.metrics)
-    data = data if isinstance(data, RenderingData) else RenderingData(data or trained_on(run))
-    split, keys = choose(data, settings)
-    avatar, _, step = open_avatar(run, checkpoint)
+    subject = _subject(run, settings, data, raw, base, checkpoint)
+    split, keys = choose(subject, settings)
+    clips = by_clip(keys)
     home = paths.renders_dir() / run.name if run.published else run.folder  # archives are never written into
     root = Path(out) if out else home / "evaluations"
-    name = evaluation_name(step, settings)
-    folder = EvaluationFolder(root / name / split)
-    state = {
-        "checkpoint": hash_path(run.checkpoints()[step], "*.safetensors"),
-        "data": hash_path(data.path, "*.json"),
-        "steps": settings.steps,
-    }
-
-    def painter(samples: Sequence[Sample]) -> np.ndarray:
-        frames = [sample_maps(s, reference_rotation(data, s.key), avatar.resolution, avatar.told) for s in samples]
-        return as_bytes_batch(paint(avatar, frames, settings.steps))
-
-    render_missing(keys, data, painter, folder, state, progress)
-    known = learn_baselines(data, data.samples("train"), progress)
-    clips = by_clip(keys)
+    name = evaluation_name(subject, settings)
+    folder_name = published_split(split) if settings.compat else split
+    folder = EvaluationFolder(root / name / folder_name)
+    render_missing(keys, subject.source, subject.paint, folder, subject.state, progress, subject.at_once)
+    known = learn_baselines(subject.source, subject.splits["train"], progress)
     aggregation: Aggregation = "published" if settings.compat else "per_image"
-    own, others = score(clips, data, folder, known, chosen, aggregation, progress)
+    own, others = score(clips, subject.source, folder, known, chosen, aggregation, progress)
     about = {
-        "run": run.name, "checkpoint": step, "split": split, "data": str(data.path), "steps": settings.steps,
-        "training_frames": len(known.keys),
+        "run": run.name, "checkpoint": subject.step, "split": split, "data": str(subject.data.path),
+        "steps": subject.steps, "sampler": subject.sampler, "every": settings.every, "training_frames": len(known.keys),
     }  # fmt: skip
     document = result_document(own, others, aggregation, about)
-    result = root / f"eval-result_{name}_{split}.json"
+    result = root / f"eval-result_{name}_{folder_name}.json"
+    theirs = run.folder / "evaluations" / result.name
+    if run.published and settings.compat and theirs.is_file():
+        document["archive"] = {k: v for k, v in read_result(theirs).items() if "average" in k}
     write_json(result, document)
-    shown = frame_sheet(chosen_frames(own, clips), data, folder, known)
+    if settings.compat:
+        for clip in clips:
+            folder.write_videos(clip)
+    if subject.crop is not None:
+        crops = {key.sequence: {} for key in keys}
+        for key in keys:
+            crops[key.sequence][key.serial] = dict(zip("xywh", subject.crop(key), strict=True))
+        write_json(folder.root / "crop_config.json", {"crop_mapping": crops})
+    shown = frame_sheet(chosen_frames(own, clips), subject.source, folder, known)
     section = evaluation_section(document, own, others, shown, command=command)
     moving = film(clips, folder, fps=10)
     report = folder.root / "report.html"
@@ -123,9 +135,25 @@ def evaluate_avatar(
     return Evaluation(document, result, report, section, moving)
 
 
-def as_bytes_batch(pictures: np.ndarray) -> np.ndarray:
-    """[B, H, W, 3] float 0..1 -> uint8."""
-    return np.round(np.clip(pictures, 0, 1) * 255).astype(np.uint8)
+def _subject(
+    run: runs.Run,
+    settings: EvaluationSettings,
+    data: RenderingData | str | Path | None,
+    raw: str | Path | None,
+    base: str | None,
+    checkpoint: int | None,
+) -> Subject:
+    if run.published:
+        path = data.path if isinstance(data, RenderingData) else data
+        return archive_subject(
+            run, path, raw, base, checkpoint, settings.steps, settings.sampler, settings.compat, settings.without,
+            settings.device,
+        )  # fmt: skip
+    asked = [flag for flag, value in (("--raw", raw), ("--base", base), ("--without", settings.without)) if value]
+    if asked:
+        raise UsageError(f"{asked[0]} is for published archives", mend="leave it out")
+    data = data if isinstance(data, RenderingData) else RenderingData(data or trained_on(run))
+    return own_subject(run, data, checkpoint, settings.steps, settings.sampler, settings.device)
 
 
 def trained_on(run: runs.Run) -> Path:
@@ -141,38 +169,52 @@ def trained_on(run: runs.Run) -> Path:
     return Path(path)
 
 
-def choose(data: RenderingData, settings: EvaluationSettings) -> tuple[str, list[SampleKey]]:
+def choose(subject: Subject, settings: EvaluationSettings) -> tuple[str, list[SampleKey]]:
     """The split and its samples after the choice of cameras and frames.
 
     Raises:
-        DataError: the data set holds nothing out, lacks the split, or nothing is left.
+        DataError: the data set holds nothing out, lacks the split, nothing is left, or photographs are missing.
     """
-    splits = data.splits()
+    splits, path = subject.splits, subject.data.path
     split = settings.split or next((name for name in PREFERRED_SPLITS if splits.get(name)), None)
     if split is None:
-        raise DataError("holds nothing out to evaluate on", file=data.path, mend="rasterize with --hold-out-sequences")
-    keys = data.samples(split)
-    serials = settings.serials
+        raise DataError("holds nothing out to evaluate on", file=path, mend="rasterize with --hold-out-sequences")
+    if split not in splits:
+        there = ", ".join(name for name, keys in splits.items() if keys)
+        raise DataError(f"has no split {split!r}", file=path, mend=f"there are {there}")
+    keys, serials = splits[split], settings.serials
     if settings.compat and not serials:
-        serials = tuple({key.serial for key in splits.get("hold-out-view", ())})
+        held = {key.serial for key in splits.get("hold-out-view", ())}
+        serials = tuple(sorted(held)) if split != "train" else ()
+        if split == "train" and TRAINING_VIEW in {key.serial for key in keys}:
+            serials = (TRAINING_VIEW,)
     absent = sorted(set(serials) - {key.serial for key in keys})
     if absent:
-        raise DataError(f"split {split} has no camera {absent[0]}", file=data.path)
+        there = ", ".join(sorted({key.serial for key in keys})) or "none"
+        raise DataError(f"split {split} has no camera {absent[0]}", file=path, mend=f"its cameras are {there}")
     chosen = [key for key in keys if not serials or key.serial in serials]
     moments = {moment: k for k, moment in enumerate(dict.fromkeys((key.sequence, key.timestep) for key in chosen))}
     chosen = [key for key in chosen if moments[key.sequence, key.timestep] % settings.every == 0]
     if not chosen:
-        raise DataError(f"split {split} has no samples", file=data.path)
+        raise DataError(f"split {split} has no samples", file=path)
+    if missing := subject.missing(chosen):
+        raise no_photograph(missing, path, subject.mend)
     return split, chosen
 
 
-def evaluation_name(step: int, settings: EvaluationSettings) -> str:
-    """ckpt-300_denoising-steps-5_compat: what tells evaluations of one run apart."""
-    parts = [f"ckpt-{step}"]
-    if settings.steps != 1:
-        parts.append(f"denoising-steps-{settings.steps}")
-    if settings.compat:
-        parts.append("compat")
+def published_split(split: str) -> str:
+    """hold-out-sequence -> valid-hold-out-seq"""
+    return PUBLISHED_SPLITS[split].lower().replace("_", "-")
+
+
+def evaluation_name(subject: Subject, settings: EvaluationSettings) -> str:
+    """What tells evaluations of one run apart: ckpt-300_denoising-steps-5; with compat the published names (9.5)."""
+    parts = [f"ckpt-{subject.step}"]
+    if settings.compat or settings.sampler:
+        parts.append(f"scheduler-{subject.sampler}")
+    if subject.steps != (SHIPPED_STEPS["published"] if settings.compat else subject.usual_steps):
+        parts.append(f"denoising-steps-{subject.steps}")
+    parts += [f"remove-{part}" for part in ("neck", "torso", "background") if part in settings.without]
     if settings.serials:
         parts.append("serials-" + "-".join(settings.serials))
     if settings.every != 1:

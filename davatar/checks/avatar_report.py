@@ -9,9 +9,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from davatar.checks.avatar_score import Nearest, nearest_picture
+from davatar.checks.avatar_score import Nearest, Source, nearest_picture
 from davatar.dataset.layout import SampleKey
-from davatar.dataset.rendering_data import RenderingData
 from davatar.evaluation.aggregate import ClipKey, ClipScore
 from davatar.evaluation.charts import line_chart
 from davatar.evaluation.layout import EvaluationFolder
@@ -21,37 +20,80 @@ from davatar.evaluation.report import Chart, Picture, Section, Table, metric_tex
 SHOWN_FRAMES = 5
 FILM_FRAMES = 120  # per report
 BASELINE_NAMES = {"mean_image": "mean training image", "nearest_frame": "nearest training frame"}
-METRIC_HEADS = {"psnr": "PSNR", "ssim": "SSIM", "multi_scale_ssim": "MS-SSIM", "mse": "MSE"}
+METRIC_HEADS = {
+    "psnr": "PSNR", "ssim": "SSIM", "multi_scale_ssim": "MS-SSIM", "mse": "MSE", "lpips": "LPIPS", "jod": "JOD",
+    "akd": "AKD", "akd_face": "AKD face", "csim": "CSIM", "flip": "FLIP",
+}  # fmt: skip
 
 
 def metric_table(document: dict) -> Table:
-    """Avatar and baselines: whole picture, then head only, then sharpness."""
-    average = document["average_per_sequence_metric"]["paired_image_metrics"]
-    names = [name for name, value in average.items() if value is not None]
+    """Avatar and baselines: whole picture, then head only, then what errors of single pictures do not show."""
+    average = document["average_per_sequence_metric"]
+    known = average["paired_image_metrics"] | average["paired_video_metric"]
+    names = [name for name, value in known.items() if value is not None or name in document["unavailable"]]
+    names += [name for name in document["unavailable"] if name not in known and "(" not in name]
     heads = [METRIC_HEADS.get(name, name) for name in names]
-    on_head = [name for name in ("psnr", "ssim") if name in names]
+    on_head = [name for name in ("psnr", "ssim") if known.get(name) is not None]
     rows = [("avatar", document)] + [(BASELINE_NAMES[k], v) for k, v in document["baselines"].items()]
+    if "archive" in document:
+        rows.insert(1, ("the archive's own result", document["archive"]))
+    missing = [METRIC_HEADS.get(name, name) for name in names if known.get(name) is None]
     return Table(
-        head=("", *heads, *(f"head only: {METRIC_HEADS[name]}" for name in on_head), "sharpness mid", "high"),
+        head=(
+            "",
+            *heads,
+            *(f"head only: {METRIC_HEADS[name]}" for name in on_head),
+            "sharpness mid",
+            "high",
+            "flicker",
+        ),
         rows=tuple(
             (
                 label,
-                *(metric_text(name, _value(part, "", name)) for name in names),
-                *(metric_text(name, _value(part, "foreground_", name)) for name in on_head),
-                *(f"{part['sharpness'][band]:.2f}" for band in ("sharpness_mid", "sharpness_high")),
+                *("not available" if known.get(name) is None else _shown(part, "", name) for name in names),
+                *(_shown(part, "foreground_", name) for name in on_head),
+                *(_number(part.get("sharpness", {}).get(band), 2) for band in ("sharpness_mid", "sharpness_high")),
+                _number(part.get("flicker", {}).get("flicker"), 1),
             )
             for label, part in rows
         ),
         caption=f"{document['frames']} frames that training never saw. Mean over "
         + ("frames of a clip" if document["aggregation"] == "per_image" else "batches of 16, as published")
         + ", then over clips (one sequence seen by one camera). Head only: the head's pixels, grown by two. "
-        "Sharpness: spectral energy relative to the truth; 1 = as sharp, less = blurred.",
+        "Sharpness: spectral energy relative to the truth; 1 = as sharp, less = blurred. "
+        + _flicker_caption(document)
+        + (f" {', '.join(missing)}: not available, see below." if missing else ""),
         strong_row=0,
     )
 
 
-def _value(part: dict, family: str, name: str) -> float | None:
-    return part[f"{family}average_per_sequence_metric"]["paired_image_metrics"].get(name)
+def _flicker_caption(document: dict) -> str:
+    change = document["flicker"].get("true_change")
+    if change is None:
+        return "Flicker needs clips of two frames."
+    every = document["about"].get("every", 1)
+    step = "frame to frame" if every == 1 else f"every {every} frames"
+    return f"Flicker: change of the error from {step} over the head, grey levels; the truth changes by {change:.1f}."
+
+
+def _shown(part: dict, family: str, name: str) -> str:
+    average = part.get(f"{family}average_per_sequence_metric", {})
+    values = average.get("paired_image_metrics", {}) | average.get("paired_video_metric", {})
+    return metric_text(name, values.get(name))
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def availability(document: dict) -> list[str]:
+    """One line for every metric that has no value, or not everywhere, and why."""
+    average = document["average_per_sequence_metric"]
+    known = average["paired_image_metrics"] | average["paired_video_metric"]
+    return [
+        f"{name}: {'not available' if known.get(name) is None else 'not everywhere'}: {reason}"
+        for name, reason in document["unavailable"].items()
+    ]
 
 
 def chosen_frames(scores: dict[ClipKey, ClipScore], clips: dict[ClipKey, list[SampleKey]]) -> list[SampleKey]:
@@ -70,7 +112,7 @@ def chosen_frames(scores: dict[ClipKey, ClipScore], clips: dict[ClipKey, list[Sa
     return [key for key in spread if key != worst] + [worst]
 
 
-def frame_sheet(keys: Sequence[SampleKey], data: RenderingData, folder: EvaluationFolder, known: Nearest) -> Picture:
+def frame_sheet(keys: Sequence[SampleKey], data: Source, folder: EvaluationFolder, known: Nearest) -> Picture:
     """Columns: truth, avatar, error, nearest training frame, its error; one row per frame."""
     rows = []
     for key in keys:
@@ -134,7 +176,7 @@ def evaluation_section(
     command: str = "",
     cost: str = "",
 ) -> Section:
-    notes = [f"{name}: no value, because it {_as_clause(reason)}" for name, reason in document["unavailable"].items()]
+    notes = availability(document)
     if document["dropped_frames"]:
         notes.append(f"{document['dropped_frames']} frames without a photograph were left out.")
     return Section(
@@ -151,19 +193,21 @@ def evaluation_section(
     )
 
 
-def _as_clause(reason: str) -> str:
-    return reason if reason.startswith("needs") else f"failed: {reason}"
-
-
 def clip_table(own: dict[ClipKey, ClipScore]) -> tuple[Table, ...]:
     """One row per clip, where there are several."""
     if len(own) < 2:
         return ()
     names = [name for name in ("psnr", "ssim") if any(s.metrics[""].get(name) is not None for s in own.values())]
     rows = tuple(
-        (clip[1], clip[2], str(score.frames), *(metric_text(name, score.metrics[""].get(name)) for name in names))
+        (
+            clip[1],
+            clip[2],
+            str(score.frames),
+            *(metric_text(name, score.metrics[""].get(name)) for name in names),
+            _number(score.flicker.get("flicker"), 1),
+            _number(score.flicker.get("true_change"), 1),
+        )
         for clip, score in own.items()
     )
-    return (
-        Table(("sequence", "camera", "frames", *(METRIC_HEADS[n] for n in names)), rows, "The avatar, clip by clip."),
-    )
+    heads = ("sequence", "camera", "frames", *(METRIC_HEADS[n] for n in names), "flicker", "true change")
+    return (Table(heads, rows, "The avatar, clip by clip."),)

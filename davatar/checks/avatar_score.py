@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -16,15 +18,37 @@ from davatar.core.files import read_json, write_json
 from davatar.core.interrupt import interruptible
 from davatar.core.progress import Progress, silent
 from davatar.dataset.layout import SampleKey
-from davatar.dataset.rendering_data import RenderingData, Sample
 from davatar.evaluation.aggregate import Aggregation, ClipKey, ClipScore, FramePair, score_clip
 from davatar.evaluation.baselines import Stance, mean_image, nearest
 from davatar.evaluation.layout import EvaluationFolder
 from davatar.evaluation.metric import MetricSet
-
-Paint = Callable[[Sequence[Sample]], np.ndarray]  # samples -> [B, H, W, 3] uint8
+from davatar.geometry.camera import Camera
 
 BATCH = 8  # frames rendered at once
+MOST_TRAINING = 3000  # training pictures that the baselines know, spread evenly
+
+
+class TruePicture(Protocol):
+    """What scores and baselines look at; a data set's `Sample` is one."""
+
+    key: SampleKey
+    image: np.ndarray | None  # [S, S, 3] float 0..1 on white
+    alpha: np.ndarray | None  # [S, S] float 0..1, the foreground
+    codes: np.ndarray
+    weights: np.ndarray  # may be empty: then `codes` say what the face does
+    head_to_world: np.ndarray | None
+    camera: Camera | None
+
+
+class Source(Protocol):
+    """Samples by key. `RenderingData` is one."""
+
+    path: Path
+
+    def load(self, key: SampleKey) -> TruePicture: ...
+
+
+Paint = Callable[[Sequence[Any]], np.ndarray]  # true pictures' samples -> [B, H, W, 3] uint8
 
 
 @dataclass(frozen=True)
@@ -50,15 +74,17 @@ def by_clip(keys: Iterable[SampleKey]) -> dict[ClipKey, list[SampleKey]]:
 
 def render_missing(
     keys: Sequence[SampleKey],
-    data: RenderingData,
+    data: Source,
     paint: Paint,
     folder: EvaluationFolder,
     about: dict,
     progress: Progress = silent,
+    at_once: int = BATCH,
 ) -> None:
     """Paint and store every frame that is not there yet.
 
     Args:
+        at_once: frames painted together.
         about: what decides the pictures (weights, data, sampler): frames of another state are painted again.
 
     Raises:
@@ -69,14 +95,16 @@ def render_missing(
         for key in keys:
             folder.path(clip_of(key), key.timestep, "prediction").unlink(missing_ok=True)
         write_json(state, about)
-    todo = [key for key in keys if not folder.has(clip_of(key), key.timestep)]
+    # Fixed batches, painted whole: pictures do not depend on where an earlier attempt was stopped.
+    batches = [keys[start : start + at_once] for start in range(0, len(keys), at_once)]
+    todo = [batch for batch in batches if not all(folder.has(clip_of(key), key.timestep) for key in batch)]
     with interruptible() as stop, progress.task("render held-out frames", len(keys)) as task:
-        task.advance(len(keys) - len(todo))
-        for start in range(0, len(todo), BATCH):
-            samples = [data.load(key) for key in todo[start : start + BATCH]]
+        task.advance(len(keys) - sum(map(len, todo)))
+        for batch in todo:
+            samples = [data.load(key) for key in batch]
             for sample in samples:
                 if sample.image is None:
-                    raise DataError(f"{sample.key} has no photograph to compare with", file=data.path)
+                    raise no_photograph([sample.key], data.path)
             for sample, picture in zip(samples, paint(samples), strict=True):
                 size = len(picture)
                 mask = None if sample.alpha is None else as_bytes(sample.alpha, size)
@@ -85,6 +113,16 @@ def render_missing(
                 )
             task.advance(len(samples))
             stop.check()
+
+
+def no_photograph(keys: Sequence[SampleKey], path: Path, mend: str | None = None) -> DataError:
+    more = f" (nor have {len(keys) - 1} more)" if len(keys) > 1 else ""
+    first = keys[0]
+    return DataError(
+        f"{first.sequence}, camera {first.serial}, time step {first.timestep} has no photograph to compare with{more}",
+        file=path,
+        mend=mend,
+    )
 
 
 def as_bytes(values: np.ndarray, size: int | None = None) -> np.ndarray:
@@ -102,7 +140,7 @@ def as_bytes(values: np.ndarray, size: int | None = None) -> np.ndarray:
     return np.round(np.clip(values, 0, 1) * 255).astype(np.uint8)
 
 
-def stance_of(samples: Sequence[Sample]) -> Stance:
+def stance_of(samples: Sequence[TruePicture]) -> Stance:
     """Rotation of the head as the camera sees it, and the expression: morphable weights, else the head model's code."""
     rotations, expressions = [], []
     for sample in samples:
@@ -115,27 +153,30 @@ def stance_of(samples: Sequence[Sample]) -> Stance:
     return Stance(np.stack(rotations), np.stack(expressions))
 
 
-def learn_baselines(data: RenderingData, keys: Sequence[SampleKey], progress: Progress = silent) -> Nearest:
-    """One pass over the training pictures; keeps poses and the mean picture, no pictures."""
-    stances = []
+def learn_baselines(data: Source, keys: Sequence[SampleKey], progress: Progress = silent) -> Nearest:
+    """One pass over the training pictures (some of very many); keeps poses and the mean picture, no pictures."""
+    if len(keys) > MOST_TRAINING:
+        keys = [keys[k] for k in np.linspace(0, len(keys) - 1, MOST_TRAINING).astype(int)]
+    stances, seen = [], []
 
     def pictures() -> Iterator[np.ndarray]:
         with progress.task("read training pictures for the baselines", len(keys)) as task:
             for key in keys:
                 sample = data.load(key)
-                stances.append(stance_of([sample]))
                 task.advance()
                 if sample.image is not None:
+                    stances.append(stance_of([sample]))
+                    seen.append(key)
                     yield sample.image
 
     mean = mean_image(pictures())
     whole = Stance(*(np.concatenate([getattr(s, part) for s in stances]) for part in ("head_to_camera", "expression")))
-    return Nearest(list(keys), whole, mean)
+    return Nearest(seen, whole, mean)
 
 
 def score(
     clips: dict[ClipKey, list[SampleKey]],
-    data: RenderingData,
+    data: Source,
     folder: EvaluationFolder,
     baselines: Nearest,
     chosen: MetricSet,
@@ -156,7 +197,7 @@ def score(
 
 
 def baseline_pairs(
-    name: str, clip: ClipKey, keys: Sequence[SampleKey], data: RenderingData, folder: EvaluationFolder, known: Nearest
+    name: str, clip: ClipKey, keys: Sequence[SampleKey], data: Source, folder: EvaluationFolder, known: Nearest
 ) -> Iterator[FramePair]:
     """The clip's frames with a baseline's picture in place of the avatar's."""
     for key in keys:
@@ -166,7 +207,7 @@ def baseline_pairs(
         yield replace(pair, prediction=picture)
 
 
-def nearest_picture(key: SampleKey, data: RenderingData, known: Nearest, size: int) -> np.ndarray:
+def nearest_picture(key: SampleKey, data: Source, known: Nearest, size: int) -> np.ndarray:
     """[size, size, 3] uint8: the training picture nearest in pose and expression."""
     found = nearest(known.stance, stance_of([data.load(key)]))[0]
     return as_bytes(data.load(known.keys[found]).image, size)

@@ -27,16 +27,36 @@ def command(
         typer.Option(help="hold-out-sequence, hold-out-view or hold-out-expression; default: what there is."),
     ] = None,
     metrics: Annotated[
-        str, typer.Option(help="Names, separated by commas; `davatar plugins list` shows them.")
+        str,
+        typer.Option(
+            help="Names, separated by commas; `davatar plugins list` shows them. lpips, jod, ... are plugins."
+        ),
     ] = "psnr,ssim,ms-ssim,mse",
     compat: Annotated[
-        bool, typer.Option(help="Average as the published evaluation does: batches of 16, held-out cameras.")
+        bool,
+        typer.Option(
+            "--compat", help="As the published evaluation does: batches of 16, held-out cameras, its file names."
+        ),
     ] = False,
     serials: Annotated[str, typer.Option(help="Cameras to look at, separated by commas; default: all.")] = "",
     every: Annotated[int, typer.Option(help="Take every n-th frame.", min=1)] = 1,
-    steps: Annotated[int, typer.Option(help="Denoising steps: 1 = smallest error, 5 = most detail.", min=1)] = 1,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Denoising steps; default: 1 (smallest error; 5 = most detail), published avatars 20.", min=1
+        ),
+    ] = None,
+    sampler: Annotated[str | None, typer.Option(help="Of published avatars; default: ddpm.")] = None,
+    without: Annotated[
+        str, typer.Option(help="Of published data: neck, torso, background are left out of the mask; with commas.")
+    ] = "",
     checkpoint: Annotated[int | None, typer.Option(help="Step of the checkpoint; default: the latest.")] = None,
     data: Annotated[Path | None, typer.Option(help="A data set; default: the one the run was trained on.")] = None,
+    raw: Annotated[
+        Path | None, typer.Option(help="For archives: the raw recordings; default: nersemble in the data directory.")
+    ] = None,
+    base: Annotated[str | None, typer.Option(help="For archives: the frozen base model, a folder or its name.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     ground_truth: Annotated[
         Path | None, typer.Option(help="For a track: the recording with the true geometry under gt/.")
     ] = None,
@@ -48,22 +68,26 @@ def command(
         return
     from davatar.checks.avatar_evaluation import EvaluationSettings, evaluate_avatar
 
-    settings = EvaluationSettings(split, _words(metrics), compat, _words(serials), every, steps)
+    settings = EvaluationSettings(
+        split, _words(metrics), compat, _words(serials), every, steps, sampler, _words(without), device
+    )
     found = evaluate_avatar(
         what,
         settings,
         data=data,
+        raw=raw,
+        base=base,
         checkpoint=checkpoint,
         out=out,
         command=shlex.join(["davatar", *sys.argv[1:]]),
         progress=console.progress(),
     )
-    from davatar.checks.avatar_report import metric_table
+    from davatar.checks.avatar_report import availability, metric_table
 
     rows = metric_table(found.document)
     console.table(rows.head, rows.rows)
-    for name, reason in found.document["unavailable"].items():
-        console.out(f"{name}: no value: {reason}")
+    for line in availability(found.document):
+        console.out(line)
     console.out(f"numbers: {found.result}\nreport:  {found.report}")
     console.result(found.document | {"result": str(found.result), "report": str(found.report)})
 

@@ -17,7 +17,7 @@ from davatar.dataset.nersemble import RawParticipant
 
 LIKE_SKIN = 0.15  # distance of median colours, 0..1 per channel, below which an island is neck
 REACH = 50  # px that the torso is widened to catch background islands
-NECK, FACER_TORSO, BISENET_TORSO, LAST_FACER = 1, 3, 16, 14
+FACER_NECK, FACER_TORSO, BISENET_NECK, BISENET_TORSO, LAST_FACER = 1, 3, 14, 16, 14
 KINDS = {"facer": "facer_segmentation_masks", "bisenet": "bisenet_segmentation_masks"}
 
 
@@ -25,6 +25,10 @@ KINDS = {"facer": "facer_segmentation_masks", "bisenet": "bisenet_segmentation_m
 class Segmentation:
     labels: np.ndarray  # [H, W] uint8
     facer: bool  # else BiSeNet's labels
+
+    @property
+    def neck(self) -> int:
+        return FACER_NECK if self.facer else BISENET_NECK
 
     @property
     def torso(self) -> list[int]:
@@ -80,7 +84,7 @@ def torso_mask(segmentation: Segmentation, picture: np.ndarray, matte: np.ndarra
 
 def _with_background_islands(segmentation: Segmentation, torso: np.ndarray, picture: np.ndarray) -> np.ndarray:
     labels = segmentation.labels
-    background, neck = labels == 0, labels == NECK
+    background, neck = labels == 0, labels == segmentation.neck
     skin = _median_colour(picture, neck)
 
     def like_skin(island: np.ndarray) -> bool:
@@ -92,7 +96,7 @@ def _with_background_islands(segmentation: Segmentation, torso: np.ndarray, pict
             background = background & ~island
     torso = torso | (near & background)
     background = background & ~torso
-    allowed = [*segmentation.torso, 0, NECK]
+    allowed = [*segmentation.torso, 0, segmentation.neck]
     for island in _small_islands(background):
         ring = _wider(island) & ~background
         if np.isin(labels[ring], allowed).all() and not ((ring & neck).any() and like_skin(island)):

@@ -10,21 +10,27 @@ averaged over the mask grown by 2 pixels (ours: white background cannot flatter 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 
 from davatar.core.errors import DataError
-from davatar.evaluation.metric import MetricSet, measure
+from davatar.core.files import read_json
+from davatar.evaluation.flicker import Flicker
+from davatar.evaluation.mask import grown
+from davatar.evaluation.metric import Metric, MetricSet, measure
 from davatar.evaluation.pixel import on_white
 from davatar.evaluation.spectrum import BANDS, sharpness
+from davatar.evaluation.whole_clips import WholeClip, whole_clip
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: flicker, per_sequence_details
 FAMILIES = ("", "masked", "foreground")
 PUBLISHED_BATCH = 16
+NOTHING_FOUND = -1.0  # a detector's metric without a detection; the published mean takes it for a number
 PUBLISHED_IMAGE_KEYS = ("psnr", "ssim", "lpips", "multi_scale_ssim", "mse", "akd", "akd_face", "csim", "aed", "apd")
 PUBLISHED_VIDEO_KEYS = ("jod",)
 Aggregation = Literal["per_image", "published"]
@@ -43,6 +49,7 @@ class ClipScore:
     video: dict[str, dict[str, float | None]]  # the same for metrics of whole clips
     per_frame: dict[str, list[float | None]] = field(default_factory=dict)  # metric -> frames; per_image only
     sharpness: dict[str, float] = field(default_factory=dict)  # band -> energy / true energy
+    flicker: dict[str, float | None] = field(default_factory=dict)  # flicker and true_change, grey levels
     frames: int = 0
     dropped: int = 0  # frames without a picture (target all 0 or all 128), as published
     reasons: dict[str, str] = field(default_factory=dict)  # metric -> why it has no value
@@ -56,12 +63,6 @@ def _tensor(images: list[np.ndarray]) -> torch.Tensor:
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float().div(255)
 
 
-def grown(mask: torch.Tensor, pixels: int = 2) -> torch.Tensor:
-    """[N, H, W] 0..1 -> bool as float, every covered pixel widened by `pixels`."""
-    covered = (mask > 0).float()[:, None]
-    return torch.nn.functional.max_pool2d(covered, 2 * pixels + 1, 1, pixels)[:, 0]
-
-
 def _batches(frames: Iterable[FramePair], size: int) -> Iterator[list[FramePair]]:
     batch = []
     for frame in frames:
@@ -73,18 +74,23 @@ def _batches(frames: Iterable[FramePair], size: int) -> Iterator[list[FramePair]
         yield batch
 
 
-def _families(batch: list[FramePair]) -> dict[str, tuple]:
-    prediction, target = _tensor([f.prediction for f in batch]), _tensor([f.target for f in batch])
+def _families(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None) -> dict[str, tuple]:
+    """family -> (prediction, target, mask) as metrics take them; `mask` [N, H, W] 0..1."""
     families = {"": (prediction, target, None)}
-    if all(f.mask is not None for f in batch):
-        mask = torch.from_numpy(np.stack([f.mask for f in batch])).float() / 255
+    if mask is not None:
         families["masked"] = (on_white(prediction, mask), on_white(target, mask), None)
         families["foreground"] = (prediction, target, grown(mask))
     return families
 
 
+def _tensors(batch: list[FramePair]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    masks = [f.mask for f in batch if f.mask is not None]
+    mask = torch.from_numpy(np.stack(masks)).float() / 255 if len(masks) == len(batch) else None
+    return _tensor([f.prediction for f in batch]), _tensor([f.target for f in batch]), mask
+
+
 def score_clip(frames: Iterable[FramePair], chosen: MetricSet, aggregation: Aggregation = "per_image") -> ClipScore:
-    """Score one clip, holding one batch of frames at a time (all of them only for metrics of whole clips).
+    """Score one clip, holding one batch of frames at a time; for metrics of whole clips, frames wait on disk.
 
     Raises:
         DataError: the clip has no frame with a picture, or a prediction differs in size from its target.
@@ -93,8 +99,8 @@ def score_clip(frames: Iterable[FramePair], chosen: MetricSet, aggregation: Aggr
     clip_metrics = {k: m for k, m in chosen.metrics.items() if k not in image_metrics}
     values: dict[tuple[str, str], list[tuple[float | None, int]]] = {}
     score = ClipScore(metrics={}, video={}, reasons=dict(chosen.unavailable))
-    bands: list[dict[str, float]] = []
-    whole: list[FramePair] = []
+    bands = dict.fromkeys(BANDS, 0.0)
+    flicker = Flicker()
 
     def full_frames() -> Iterator[FramePair]:
         for frame in frames:
@@ -102,37 +108,63 @@ def score_clip(frames: Iterable[FramePair], chosen: MetricSet, aggregation: Aggr
                 raise DataError(f"prediction is {frame.prediction.shape}, target {frame.target.shape}")
             if _is_empty(frame.target):
                 score.dropped += 1
+                flicker.interrupt()
                 continue
             score.frames += 1
+            flicker.add(frame.prediction, frame.target, frame.mask)
             yield frame
 
-    for batch in _batches(full_frames(), PUBLISHED_BATCH if aggregation == "published" else 1):
-        bands += [sharpness(f.prediction / np.float32(255), f.target / np.float32(255)) for f in batch]
-        if clip_metrics:
-            whole += batch
-        for family, pair in _families(batch).items():
-            for metric in image_metrics.values():
-                value, reason = measure(metric, *pair)
-                values.setdefault((family, metric.name), []).append((value, len(batch)))
-                if reason:
-                    score.reasons.setdefault(metric.name, reason)
-    if not score.frames:
-        raise DataError("no frame of this clip has a picture to compare with")
+    with whole_clip() as whole:
+        for batch in _batches(full_frames(), PUBLISHED_BATCH if aggregation == "published" else 1):
+            for frame in batch:
+                found = sharpness(frame.prediction / np.float32(255), frame.target / np.float32(255))
+                bands = {name: bands[name] + found[name] for name in BANDS}
+                if clip_metrics:
+                    parts = (frame.prediction, frame.target, frame.mask)
+                    whole.append(*(part for part in parts if part is not None))
+            for family, pair in _families(*_tensors(batch)).items():
+                for metric in image_metrics.values():
+                    value, reason = measure(metric, *pair)
+                    if aggregation == "per_image" and value == NOTHING_FOUND:
+                        value, reason = None, "found nothing to compare"
+                    values.setdefault((family, metric.name), []).append((value, len(batch)))
+                    if reason:
+                        score.reasons.setdefault(_reason_key(metric.name, family), reason)
+        if not score.frames:
+            raise DataError("no frame of this clip has a picture to compare with")
+        _measure_whole(whole, clip_metrics, score)
 
     pooled = {m.name for m in image_metrics.values() if getattr(m, "pooled", False)}
     for (family, name), found in values.items():
         score.metrics.setdefault(family, {})[name] = _mean(found, by_frames=name in pooled)
         if family == "" and aggregation == "per_image":
             score.per_frame[name] = [value for value, _ in found]
-    if clip_metrics:
-        for family, pair in _families(whole).items():
-            for metric in clip_metrics.values():
-                value, reason = measure(metric, *pair)
-                score.video.setdefault(family, {})[metric.name] = value
-                if reason:
-                    score.reasons.setdefault(metric.name, reason)
-    score.sharpness = {name: float(np.mean([b[name] for b in bands])) for name in BANDS}
+    score.sharpness = {name: total / score.frames for name, total in bands.items()}
+    score.flicker = flicker.values
     return score
+
+
+def _measure_whole(whole: WholeClip, clip_metrics: dict[str, Metric], score: ClipScore) -> None:
+    """Call the metrics of whole clips, family by family."""
+
+    def of_family(family: str) -> Callable[..., tuple]:
+        return lambda *arrays: _families(*_tensors([FramePair(*arrays)]))[family]
+
+    for metric in clip_metrics.values():
+        if score.frames < 2:
+            score.reasons.setdefault(metric.name, "needs a clip of at least 2 frames, this one has 1")
+            score.video.setdefault("", {})[metric.name] = None
+            continue
+        for family in FAMILIES if len(whole.shapes) == 3 else FAMILIES[:1]:
+            with whole.mapped(of_family(family)) as pair:
+                value, reason = measure(metric, *pair)
+            score.video.setdefault(family, {})[metric.name] = value
+            if reason:
+                score.reasons.setdefault(_reason_key(metric.name, family), reason)
+
+
+def _reason_key(name: str, family: str) -> str:
+    return f"{name} ({family})" if family else name
 
 
 def _mean(values: list[tuple[float | None, int]], by_frames: bool) -> float | None:
@@ -170,6 +202,14 @@ def averages(scores: dict[ClipKey, ClipScore]) -> dict[str, dict]:
     return out
 
 
+def _beyond_errors(scores: dict[ClipKey, ClipScore]) -> dict[str, dict[str, float | None]]:
+    """What no error of single pictures shows: blur, and unrest between frames."""
+    return {
+        "sharpness": average(score.sharpness for score in scores.values()),
+        "flicker": average(score.flicker for score in scores.values()),
+    }
+
+
 def _prefixed(family: str, key: str) -> str:
     return f"{family}_{key}" if family else key
 
@@ -195,12 +235,35 @@ def result_document(
             nested.setdefault(participant, {}).setdefault(sequence, {})[serial] = entry
         document[_prefixed(family, "per_sequence_metrics")] = nested
     document |= averages(scores)
-    document["sharpness"] = average(score.sharpness for score in scores.values())
-    document["baselines"] = {
-        name: averages(clips) | {"sharpness": average(s.sharpness for s in clips.values())}
-        for name, clips in baselines.items()
-    }
+    document |= _beyond_errors(scores)
+    for (participant, sequence, serial), score in scores.items():
+        about_clip = {
+            "frames": score.frames,
+            "dropped_frames": score.dropped,
+            "sharpness": score.sharpness,
+            "flicker": score.flicker,
+        }
+        details = document.setdefault("per_sequence_details", {})
+        details.setdefault(participant, {}).setdefault(sequence, {})[serial] = about_clip
+    document["baselines"] = {name: averages(clips) | _beyond_errors(clips) for name, clips in baselines.items()}
     document["frames"] = sum(score.frames for score in scores.values())
     document["dropped_frames"] = sum(score.dropped for score in scores.values())
     document["unavailable"] = {name: why for score in scores.values() for name, why in score.reasons.items()}
+    return document
+
+
+def read_result(path: Path) -> dict:
+    """A result file, ours or one that the published evaluation wrote (which has no schema version).
+
+    Raises:
+        DataError: it is missing, is no result of an evaluation, or was written by a newer davatar.
+    """
+    document = read_json(path)
+    version = document.get("schema_version", 0) if isinstance(document, dict) else None
+    if version is None or "average_per_sequence_metric" not in document:
+        raise DataError("is no result of an evaluation: lacks average_per_sequence_metric", file=path)
+    if version > SCHEMA_VERSION:
+        raise DataError(
+            f"has schema version {version}, this davatar reads up to {SCHEMA_VERSION}", file=path, mend="update davatar"
+        )
     return document

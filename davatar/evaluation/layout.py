@@ -17,7 +17,7 @@ import numpy as np
 
 from davatar.core.files import write_bytes
 from davatar.evaluation.aggregate import ClipKey, FramePair
-from davatar.evaluation.pictures import error_map, png_bytes, read_picture
+from davatar.evaluation.pictures import error_map, png_bytes, read_picture, video_bytes
 
 _PREDICTION = re.compile(r"frame_(\d{5})_prediction\.png")
 
@@ -54,6 +54,17 @@ class EvaluationFolder:
             }
         for kind, image in {**pictures, "prediction": prediction}.items():
             write_bytes(self.path(clip, timestep, kind), png_bytes(image))
+
+    def write_videos(self, clip: ClipKey, fps: float = 24) -> None:
+        """The published videos of a clip, from its finished pictures: predictions, targets and error maps."""
+        kinds = {"predictions": "prediction", "targets": "target", "error_maps": "error"}
+        steps = self.timesteps(clip)
+        for name, kind in kinds.items():
+            for masked in ("", "_masked"):
+                files = [self.path(clip, step, f"{kind}{masked}") for step in steps]
+                if all(file.is_file() for file in files):
+                    pictures = (read_picture(file) for file in files)
+                    write_bytes(self.clip_folder(clip) / f"video_{name}{masked}.mp4", video_bytes(pictures, fps))
 
     def timesteps(self, clip: ClipKey) -> list[int]:
         """Finished frames, in order."""

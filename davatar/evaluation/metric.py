@@ -8,6 +8,7 @@ A metric that cannot be used here costs its own value and a reason, never the ev
 
 from __future__ import annotations
 
+import difflib
 import math
 from dataclasses import dataclass
 from typing import Protocol
@@ -41,6 +42,16 @@ class Metric(Protocol):
         """
 
 
+WELL_KNOWN = {  # name -> what it is made of; these need networks that others publish
+    "lpips": "the package lpips",
+    "jod": "the package pyfvvdp",
+    "akd": "a face detector and a landmark network (published: FaceBoxesV2 and PIPNet)",
+    "akd_face": "a face detector and a landmark network (published: FaceBoxesV2 and PIPNet)",
+    "csim": "the package insightface",
+    "flip": "the package flip-evaluator: the sources hold plugins/davatar-flip",
+}
+
+
 @dataclass(frozen=True)
 class MetricSet:
     metrics: dict[str, Metric]  # in the order asked for
@@ -48,13 +59,24 @@ class MetricSet:
 
 
 def open_metrics(names: list[str] | tuple[str, ...]) -> MetricSet:
-    """Load metrics by their entry-point names.
+    """Load metrics by their entry-point names; a well-known one that is not installed is unavailable, not wrong.
 
     Raises:
         UsageError: no plugin, or more than one, has that name (the message names the nearest one).
     """
     found, unavailable = {}, {}
+    installed = plugins.names(GROUP)
     for name in dict.fromkeys(names):
+        if name in WELL_KNOWN and name not in installed:
+            unavailable[name] = (
+                f"no plugin for {name} is installed; pip install one, or wrap {WELL_KNOWN[name]} in your own: "
+                f"davatar plugins new metric {name}"
+            )
+            continue
+        if name not in installed:
+            near = difflib.get_close_matches(name, [*installed, *WELL_KNOWN], n=1)
+            mend = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(installed)}"
+            raise UsageError(f"no metric is called {name!r}", mend=mend)
         try:
             metric = plugins.load(GROUP, name)()
             missing = [part for part in ("name", "higher_is_better") if not hasattr(metric, part)]
@@ -94,7 +116,7 @@ def check_pair(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tenso
     for name, value in (("prediction", prediction), ("target", target)):
         if value.ndim != 4 or value.shape[1] != 3 or not value.is_floating_point():
             raise DataError(f"{name} is {value.dtype} {list(value.shape)}, expected float [N, 3, H, W]")
-        if not torch.isfinite(value).all():
+        if not all(torch.isfinite(picture).all() for picture in value):  # one by one: a clip may not fit in memory
             raise DataError(f"{name} holds non-finite values")
     if prediction.shape != target.shape:
         raise DataError(f"prediction is {list(prediction.shape)}, target {list(target.shape)}: they must be equal")

@@ -88,15 +88,40 @@ def test_baselines_stand_beside_the_avatar(tmp_path):
 
 
 def test_only_missing_frames_are_painted(tmp_path):
-    folder, broken = EvaluationFolder(tmp_path), Painter(breaks_after=1)
+    folder, broken = EvaluationFolder(tmp_path), Painter(breaks_after=4)
     with pytest.raises(KeyboardInterrupt):
-        render_missing(TEST[:4] * 3, Data(), broken, folder, {"step": 1})
+        render_missing(TEST, Data(), broken, folder, {"step": 1}, at_once=2)
     again = Painter()
-    render_missing(TEST, Data(), again, folder, {"step": 1})
+    render_missing(TEST, Data(), again, folder, {"step": 1}, at_once=2)
     assert again.painted == TEST[4:]
     other = Painter()
     render_missing(TEST, Data(), other, folder, {"step": 2})
     assert other.painted == TEST, "another checkpoint paints everything again"
+
+
+def test_killed_evaluation_ends_as_an_uninterrupted_one(tmp_path):
+    """The painter's pictures depend on their place in a batch, as a network's last digits do."""
+
+    class Uneven(Painter):
+        def __call__(self, samples):
+            return super().__call__(samples) + np.arange(len(samples), dtype=np.uint8)[:, None, None, None]
+
+    def run(home, *painters):
+        folder, data = EvaluationFolder(home), Data()
+        for painter in painters[:-1]:
+            with pytest.raises(KeyboardInterrupt):
+                render_missing(TEST, data, painter, folder, {"step": 1}, at_once=4)
+        render_missing(TEST, data, painters[-1], folder, {"step": 1}, at_once=4)
+        own, others = score(by_clip(TEST), data, folder, learn_baselines(data, TRAIN), open_metrics(["psnr", "ssim"]))
+        return result_document(own, others, "per_image", {})
+
+    whole = run(tmp_path / "whole", Uneven())
+    torn = tmp_path / "torn"
+    first = Uneven(breaks_after=4)
+    with pytest.raises(KeyboardInterrupt):
+        render_missing(TEST, Data(), first, EvaluationFolder(torn), {"step": 1}, at_once=4)
+    EvaluationFolder(torn).path(("1", "sing", "00"), 1, "prediction").unlink()  # killed between two frames of a batch
+    assert run(torn, Uneven()) == whole
 
 
 def test_sample_without_photograph_is_named(tmp_path):
@@ -110,9 +135,19 @@ def test_report_shows_table_frames_film_and_reasons(tmp_path):
     sheet = frame_sheet(chosen_frames(own, clips), data, folder, known)
     section = evaluation_section(document, own, others, sheet, command="davatar eval DA-1")
     html = render_report(Report("Evaluation", "", hero=film(clips, folder, 10), sections=(section,)))
-    for expected in ("mean training image", "nearest training frame", "100.00 dB", "davatar eval DA-1", "video/mp4"):
+    assert document["flicker"]["flicker"] > 0 and document["per_sequence_details"]["1"]["sing"]["00"]["frames"] == 3
+    for expected in (
+        "sharpness mid",
+        "flicker",
+        "the truth changes by",
+        "mean training image",
+        "nearest training frame",
+        "100.00 dB",
+        "davatar eval DA-1",
+        "video/mp4",
+    ):
         assert expected in html
-    assert "multi_scale_ssim: no value, because it needs pictures of at least 161 pixels" in html
+    assert "multi_scale_ssim: not available: needs pictures of at least 161 pixels" in html
 
 
 def test_worst_frame_is_shown_last(tmp_path):

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from davatar.core import plugins
 from davatar.core.errors import DataError, MissingError, UsageError
-from davatar.evaluation.aggregate import FramePair, average, result_document, score_clip
+from davatar.evaluation.aggregate import FramePair, average, read_result, result_document, score_clip
 from davatar.evaluation.baselines import Stance, mean_image, nearest
+from davatar.evaluation.mask import grown
 from davatar.evaluation.metric import MetricSet, open_metrics
 from davatar.evaluation.pixel import Mse, Psnr
 from davatar.evaluation.spectrum import sharpness
@@ -78,15 +79,103 @@ def test_a_failing_metric_leaves_a_reason_and_the_others():
     json.dumps(document, allow_nan=False)
 
 
+class Seen(Frames):
+    """Keeps what it was given."""
+
+    def __call__(self, prediction, target, mask=None):
+        self.given = [None if x is None else x.clone() for x in (prediction, target, mask)]
+        return len(prediction)
+
+
 def test_clip_metric_sees_all_frames():
-    frames = [FramePair(noise(k), noise(k + 9)) for k in range(5)]
-    score = score_clip(frames, MetricSet({"frames": Frames()}, {}))
-    assert score.video[""] == {"frames": 5}
+    covered = np.zeros((24, 24), np.uint8)
+    covered[8:16, 8:16] = 255
+    frames = [FramePair(noise(k), noise(k + 9), covered) for k in range(5)]
+    seen = Seen()
+    score = score_clip(iter(frames), MetricSet({"frames": seen}, {}))
+    assert {family: values["frames"] for family, values in score.video.items()} == {
+        "": 5, "masked": 5, "foreground": 5
+    }  # fmt: skip
+    prediction, target, mask = seen.given
+    assert torch.equal((prediction[3].permute(1, 2, 0) * 255).round().byte(), torch.from_numpy(noise(3)))
+    assert torch.equal((target[4].permute(1, 2, 0) * 255).round().byte(), torch.from_numpy(noise(13)))
+    assert mask.shape == (5, 24, 24) and mask[0].sum() == 12 * 12
+
+
+def test_clip_of_one_frame_has_no_video_metric_and_no_flicker():
+    score = score_clip([FramePair(noise(0), noise(1))], MetricSet({"frames": Frames()}, {}))
+    assert score.video[""] == {"frames": None} and "at least 2 frames" in score.reasons["frames"]
+    assert score.flicker == {"flicker": None, "true_change": None}
+
+
+def test_detector_that_finds_nothing_is_no_number_but_in_the_published_mean():
+    class Face(Frames):
+        name, scope = "csim", "image"
+
+        def __call__(self, prediction, target, mask=None):
+            return -1.0 if prediction[0].mean() > 0.5 else 0.8
+
+    frames = [FramePair(np.full_like(noise(0), value), noise(1)) for value in (10, 250)]
+    ours = score_clip(frames, MetricSet({"csim": Face()}, {}))
+    assert ours.metrics[""]["csim"] == 0.8 and ours.reasons["csim"] == "found nothing to compare"
+    assert score_clip(frames[1:], MetricSet({"csim": Face()}, {}), "published").metrics[""]["csim"] == -1
+
+
+def test_flicker_is_the_change_of_the_error():
+    still, moving = noise(3, 32) // 4 + 60, [noise(k, 32) // 4 + 60 for k in range(4)]
+    constant_error = score_clip([FramePair(image + 9, image) for image in moving], MetricSet({}, {}))
+    assert constant_error.flicker["flicker"] == 0 < constant_error.flicker["true_change"]
+    blinking = [FramePair(still + 5 * (k % 2), still) for k in range(4)]
+    assert score_clip(blinking, MetricSet({}, {})).flicker == {"flicker": 5.0, "true_change": 0.0}
+    frozen = score_clip([FramePair(still, image) for image in moving], MetricSet({}, {})).flicker
+    assert frozen["flicker"] == pytest.approx(frozen["true_change"])
+
+
+def test_flicker_looks_at_the_head_and_not_across_a_gap():
+    head = np.zeros((32, 32), np.uint8)
+    head[10:20, 10:20] = 255
+    grey = np.full((32, 32, 3), 100, np.uint8)
+    outside = grey.copy()
+    outside[:5] += 50
+    frames = [FramePair(grey, grey + 1, head), FramePair(outside, grey + 1, head)]
+    assert score_clip(frames, MetricSet({}, {})).flicker["flicker"] == 0
+    gap = FramePair(grey, np.zeros_like(grey), head)
+    brighter = FramePair(grey + 9, grey + 1, head)
+    assert score_clip([frames[0], gap, brighter], MetricSet({}, {})).flicker["flicker"] is None
+
+
+def test_published_and_own_results_are_read(shared, tmp_path):
+    theirs = read_result(shared / "golden" / "diffusion_avatars" / "F_eval_result.json")
+    assert theirs["average_per_sequence_metric"]["paired_image_metrics"]["akd"] == 3.0
+    score = score_clip([FramePair(noise(0), noise(1))], MetricSet({"psnr": Psnr()}, {}))
+    file = tmp_path / "result.json"
+    document = result_document({("1", "s", "c"): score}, {}, "per_image", {})
+    file.write_text(json.dumps(document))
+    assert read_result(file) == document
+    file.write_text(json.dumps(document | {"schema_version": 99}))
+    with pytest.raises(DataError, match="schema version 99"):
+        read_result(file)
+    file.write_text("{}")
+    with pytest.raises(DataError, match="no result of an evaluation"):
+        read_result(file)
 
 
 def test_unknown_metric_names_the_nearest():
-    with pytest.raises(UsageError, match="'psnr'"):
+    with pytest.raises(UsageError, match="did you mean 'psnr'"):
         open_metrics(["psnrr"])
+    with pytest.raises(UsageError, match="did you mean 'lpips'"):
+        open_metrics(["lpisp"])
+
+
+def test_well_known_metric_without_plugin_says_how_to_get_it():
+    chosen = open_metrics(["psnr", "lpips"])
+    assert list(chosen.metrics) == ["psnr"]
+    assert "no plugin for lpips is installed" in chosen.unavailable["lpips"]
+    assert "davatar plugins new metric lpips" in chosen.unavailable["lpips"]
+    score = score_clip([FramePair(noise(0), noise(1))], chosen)
+    document = result_document({("1", "s", "c"): score}, {}, "per_image", {})
+    assert document["unavailable"].keys() == {"lpips"}
+    assert document["average_per_sequence_metric"]["paired_image_metrics"]["lpips"] is None
 
 
 def test_builtin_metrics_open_by_name():
@@ -100,6 +189,7 @@ def test_broken_plugin_is_a_reason(monkeypatch):
         raise MissingError("plugin 'mine' does not import: no module named nowhere")
 
     monkeypatch.setattr(plugins, "load", load)
+    monkeypatch.setattr(plugins, "names", lambda group: ["mine"])
     assert open_metrics(["mine"]) == MetricSet({}, {"mine": "plugin 'mine' does not import: no module named nowhere"})
 
 
@@ -140,8 +230,6 @@ def test_nearest_of_a_training_frame_is_itself(count, seed):
 
 
 def test_larger_mask_only_adds_pixels():
-    from davatar.evaluation.aggregate import grown
-
     mask = torch.zeros(1, 9, 9)
     mask[0, 4, 4] = 0.2
     assert grown(mask).sum() == 25
