@@ -1,12 +1,15 @@
 """`HeadModel`: a trained head as everyone else sees it, in head-model units (1 unit = 250 mm; design 4).
 
 Codes in, distances, canonical points, anchors and meshes out. Tensors with any leading axes; code
-axes broadcast against the points' leading axes. `frame` is the similarity to metres.
+axes broadcast against the points' leading axes. `frame` is the similarity to metres. Nothing here depends on the
+device: `to` moves the network, codes and points are expected beside it, meshes come back as arrays.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -15,9 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from davatar.core.errors import DataError
+from davatar.core.errors import ConfigError, DataError
 from davatar.geometry.mesh import Mesh
 from davatar.geometry.surface import extract_surface
+from davatar.geometry.surface_sequence import SurfaceSequence
 from davatar.headmodel.ict_codes import CodeMaps
 from davatar.headmodel.morphable import UNITS_PER_METRE
 from davatar.headmodel.nphm import NPHM
@@ -37,11 +41,41 @@ class HeadModel:
         hash: content hash of the weights.
         name: how messages call it.
         about: licence and training data, as the file says.
+
+    `tf32` lets a GPU round the factors of single-precision products to 11 bits; off unless set. `skip_below` trades
+    accuracy for speed under the bound that `ensemble` states.
     """
+
+    tf32 = False
 
     def __init__(self, network: NPHM, maps: CodeMaps | None, hash: str, name: str, about: dict[str, str] | None = None):
         self.network = network.eval().requires_grad_(False)
         self.maps, self.hash, self.name, self.about = maps, hash, name, about or {}
+
+    def to(self, device: str | torch.device) -> HeadModel:
+        """Move the network to a device; returns itself."""
+        self.network.to(device)
+        return self
+
+    def compile(self) -> HeadModel:
+        """Let torch compile the deformation network, the larger half of the work; returns itself.
+
+        Needs the compiler that torch needs. The members are not compiled: how many rows each gets changes with
+        every call.
+        """
+        self.network.deformation.compile(dynamic=True)
+        return self
+
+    @property
+    def skip_below(self) -> float:
+        """Share of the blend under which a member is not asked; 0 asks everyone who counts."""
+        return self.network.identity.skip_below
+
+    @skip_below.setter
+    def skip_below(self, share: float) -> None:
+        if not 0 <= share < 0.1:
+            raise ConfigError(f"skip_below is {share:g}, expected 0 to 0.1: a tenth may be all there is")
+        self.network.identity.skip_below = share
 
     @classmethod
     def from_pretrained(cls, name: str | Path = "open") -> HeadModel:
@@ -102,6 +136,20 @@ class HeadModel:
     def dtype(self) -> torch.dtype:
         return self.network.identity.mean_anchors.dtype
 
+    @property
+    def device(self) -> torch.device:
+        return self.network.identity.mean_anchors.device
+
+    @contextmanager
+    def _products(self) -> Iterator[None]:
+        """Matrix products in the precision that `tf32` says, whatever the process uses elsewhere."""
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
+
     def _aligned(self, x: Tensor, *codes: Tensor) -> tuple[tuple[int, ...], list[Tensor]]:
         """Leading axes, then x as [B, N, 3] and each code as [B, size]; leading axes broadcast."""
         lead = torch.broadcast_shapes(x.shape[:-2], *(code.shape[:-1] for code in codes))
@@ -136,7 +184,41 @@ class HeadModel:
         """
         self._check(identity, expression)
         lead, flat = self._aligned(x, identity, expression)
-        return self.network(*flat).reshape(*lead, x.shape[-2])
+        with self._products():
+            return self.network(*flat).reshape(*lead, x.shape[-2])
+
+    def sdf_and_gradient(
+        self, x: Tensor, identity: Tensor, expression: Tensor, max_queries: int = 2048
+    ) -> tuple[Tensor, Tensor]:
+        """Signed distance and its derivative by the point, for use rather than for further differentiation.
+
+        The points go through the network `max_queries` at a time, forward and back, so that what is kept for the
+        way back stays in the processor's cache, and memory does not grow with their number.
+
+        Args:
+            x: [..., N, 3] posed points, head-model units.
+            identity, expression: [..., Di], [..., De].
+
+        Returns:
+            [..., N] head-model units and [..., N, 3], not normalised; no graph behind them.
+
+        Raises:
+            DataError: a code has the wrong length.
+        """
+        self._check(identity, expression)
+        lead, (points, *codes) = self._aligned(x, identity, expression)
+        values, slopes = points.new_empty(points.shape[:-1]), torch.empty_like(points)
+        each = max(1, max_queries // max(1, len(points)))
+        with self._products(), torch.enable_grad():
+            for first in range(0, len(points), max_queries):
+                heads = slice(first, first + max_queries)
+                for start in range(0, points.shape[1], each):
+                    some = slice(start, start + each)
+                    at = points[heads, some].detach().requires_grad_()
+                    found = self.network(at, *(code[heads].detach() for code in codes))
+                    (slopes[heads, some],) = torch.autograd.grad(found.sum(), at)
+                    values[heads, some] = found.detach()
+        return values.reshape(*lead, -1), slopes.reshape(*lead, *x.shape[-2:])
 
     def to_canonical(self, x: Tensor, identity: Tensor, expression: Tensor) -> Tensor:
         """Posed points [..., N, 3] -> canonical points with hyper coordinates [..., N, 3 + H]."""
@@ -158,8 +240,10 @@ class HeadModel:
             DataError: this head model has no such maps (published checkpoints).
         """
         maps = self._maps()
-        identity = torch.as_tensor(identity_coefficients, dtype=self.dtype)
-        expression = torch.as_tensor(expression_coefficients, dtype=self.dtype)
+        identity, expression = (
+            torch.as_tensor(given, dtype=self.dtype, device=self.device)
+            for given in (identity_coefficients, expression_coefficients)
+        )
         return identity @ torch.from_numpy(maps.identity).to(identity).T, expression * torch.from_numpy(
             maps.expression
         ).to(expression)
@@ -188,27 +272,22 @@ class HeadModel:
         previous: Mesh | None = None,
         max_queries: int = 4096,
         keep_components: bool = False,
+        with_canonical: bool = True,
     ) -> Mesh:
         """The head's surface, head-model units, with canonical coordinates per vertex.
 
         Args:
             identity, expression: codes [Di], [De].
             resolution: samples per axis of the box `GRID`, ends included.
-            previous: last frame's mesh: the search follows the surface from there, which asks fewer points.
+            previous: last frame's mesh: the search follows the surface from there. `sequence` asks far fewer points.
             max_queries: points per network call; bounds memory, and 4096 fit the processor's cache.
             keep_components: keep specks that float beside the head (they are dropped by default).
+            with_canonical: without, the mesh carries none, and the network is not asked for them.
 
         Raises:
             DataError: the codes give no surface in the box.
         """
-        self._check(identity, expression)
-        one, two = identity.detach().reshape(1, -1), expression.detach().reshape(1, -1)
-
-        def field(points: np.ndarray) -> np.ndarray:
-            with torch.no_grad():
-                x = torch.from_numpy(np.ascontiguousarray(points)).to(one)
-                return self.network(x[None], one, two)[0].numpy()
-
+        field = self._field(identity, expression)
         vertices, triangles = extract_surface(
             field,
             GRID,
@@ -217,9 +296,54 @@ class HeadModel:
             max_queries=max_queries,
             largest_only=not keep_components,
         )
+        canonical = self._canonical(vertices, identity, expression, max_queries) if with_canonical else None
+        return Mesh(vertices.astype(np.float32), triangles, canonical)
+
+    def sequence(
+        self,
+        identity: Tensor,
+        resolution: int = 128,
+        tolerance: float = 1e-4,
+        max_queries: int = 4096,
+        keep_components: bool = False,
+        with_canonical: bool = True,
+    ) -> Callable[[Tensor], Mesh]:
+        """Meshes of one identity, frame after frame: a function from an expression code [De] to `mesh`'s result.
+
+        What did not change since an earlier frame is not asked again; `SurfaceSequence` says what is promised.
+
+        Args:
+            identity: code [Di].
+            tolerance: how far a vertex may be from where `mesh` puts it, head-model units; 0 asks everything.
+            the others: as in `mesh`.
+        """
+        surfaces = SurfaceSequence(GRID, resolution, tolerance, max_queries, largest_only=not keep_components)
+
+        def next_mesh(expression: Tensor) -> Mesh:
+            vertices, triangles = surfaces.extract(self._field(identity, expression))
+            canonical = self._canonical(vertices, identity, expression, max_queries) if with_canonical else None
+            return Mesh(vertices.astype(np.float32), triangles, canonical)
+
+        return next_mesh
+
+    def _field(self, identity: Tensor, expression: Tensor) -> Callable[[np.ndarray], np.ndarray]:
+        """The signed distance of one head as a function of arrays [N, 3] -> [N]."""
+        self._check(identity, expression)
+        one, two = (code.detach().reshape(1, -1).to(self.device) for code in (identity, expression))
+
+        def field(points: np.ndarray) -> np.ndarray:
+            with torch.no_grad(), self._products():
+                x = torch.from_numpy(np.ascontiguousarray(points)).to(one)
+                return self.network(x[None], one, two)[0].cpu().numpy()
+
+        return field
+
+    def _canonical(self, vertices: np.ndarray, identity: Tensor, expression: Tensor, max_queries: int) -> np.ndarray:
+        """[V, 3 + H] float32 canonical and hyper coordinates of vertices [V, 3]."""
+        one, two = (code.detach().reshape(1, -1).to(self.device) for code in (identity, expression))
         canonical = np.empty((len(vertices), self.canonical_size), np.float32)
-        with torch.no_grad():
+        with torch.no_grad(), self._products():
             for start in range(0, len(vertices), max_queries):
                 x = torch.from_numpy(vertices[start : start + max_queries]).to(one)[None]
-                canonical[start : start + max_queries] = self.network.to_canonical(x, one, two)[0]
-        return Mesh(vertices.astype(np.float32), triangles, canonical)
+                canonical[start : start + max_queries] = self.network.to_canonical(x, one, two)[0].cpu()
+        return canonical
