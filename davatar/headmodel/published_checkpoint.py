@@ -43,11 +43,18 @@ def summary(about: Mapping[str, Any]) -> dict[str, str]:
 
 
 def is_published(path: str | Path) -> bool:
-    """A checkpoint of this layout, or a folder that holds one."""
+    """A checkpoint of this layout, whatever its name, or a folder that holds one. Nothing in it is unpickled."""
     path = Path(path)
     if path.is_dir():
         return any(path.glob(PATTERN)) or any(path.glob(f"checkpoints/{PATTERN}"))
-    return path.suffix == ".tar"
+    if not path.is_file():
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+            return any(b"id_decoder" in archive.read(name) for name in names)
+    except (OSError, zipfile.BadZipFile):  # damaged, or of an older kind: reading it will tell
+        return path.suffix == ".tar"
 
 
 def newest_checkpoint(path: str | Path) -> Path:
