@@ -161,7 +161,7 @@ class PosedSurface:
         """Signed distance [n] to the nearest visible sheet, and whether skin and eye agree on it [n] bool."""
         out = []
         for tree, normals in ((self.skin, self.skin_normals), (self.eyes, self.eye_normals)):
-            if tree.n == 0:
+            if tree.n < 3:  # an eye all but shut: a stray sample is no surface, and there are no three neighbours
                 continue
             length, near = tree.query(points, k=3)
             along = np.einsum("nkc,nkc->nk", points[:, None] - tree.data[near], normals[near])
@@ -178,6 +178,12 @@ class PosedSurface:
         """[n] bool: points just outside their own sheet that lie inside another one."""
         value, _ = self.distance(points)
         return value < -0.1 * MM
+
+
+def by_motion(motion: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """[count] indices into motion [P], in proportion to it: a brow or a lid is a hundredth of the surface."""
+    share = np.cumsum(motion + 1e-6, dtype=np.float64)
+    return np.searchsorted(share, rng.random(count) * share[-1]).clip(max=len(motion) - 1)
 
 
 def _choose(good: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

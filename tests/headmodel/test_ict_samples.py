@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from davatar.headmodel.ict_samples import sample_expressions, sample_heads, sample_identities
+from davatar.headmodel.ict_samples import PosedSurface, by_motion, sample_expressions, sample_heads, sample_identities
 from davatar.headmodel.ict_surface import MM, teaching_surface
 from davatar.headmodel.morphable import open_morphable
 
@@ -75,3 +75,19 @@ def test_draws_depend_on_the_generator_only():
     one, two = (sample_heads(identity, None, 50, 40, np.random.default_rng(7))[0] for _ in range(2))
     for name, value in one.__dict__.items():
         assert np.array_equal(value, getattr(two, name)), name
+
+
+@pytest.mark.parametrize("left", [1, 2])
+def test_stray_samples_of_a_shut_eye_are_no_surface(left):
+    expression = open_morphable().weights(eyeBlink=1.0)[None].astype(float)
+    posed = PosedSurface(teaching_surface(), teaching_surface().vertices(np.zeros((1, 100)), expression)[0])
+    points = posed.skin.data[:50] + 2 * MM * posed.skin_normals[:50]
+    posed.eyes, posed.eye_normals = cKDTree(points[:left]), posed.skin_normals[:left]
+    distance, _ = posed.distance(points)
+    assert (distance > 1 * MM).mean() > 0.9
+
+
+def test_pairs_follow_the_motion():
+    motion = np.array([0.0, 0.0, 1.0, 3.0], np.float32)
+    found = np.bincount(by_motion(motion, 4000, np.random.default_rng(0)), minlength=4) / 4000
+    np.testing.assert_allclose(found, [0, 0, 0.25, 0.75], atol=0.03)
