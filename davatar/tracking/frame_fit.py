@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from davatar.geometry.bounded_step import bounded_step
 from davatar.tracking import energies
 from davatar.tracking.correspondence import pair
 from davatar.tracking.energies import ExpressionPrior, Quadratic
 from davatar.tracking.observation import sigma_at
 from davatar.tracking.settings import LinearSettings
-from davatar.tracking.solver import bounded_step
 from davatar.tracking.surface import FitSurface
 from davatar.tracking.variables import FRAME, FrameState, bounds, stepped
 

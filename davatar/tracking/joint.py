@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from davatar.geometry.bounded_step import bounded_step, solve
 from davatar.tracking.frame_fit import Problem, Sample, linearise
-from davatar.tracking.solver import bounded_step, solve
 from davatar.tracking.variables import FRAME, IDENTITY, FrameState, bounds, stepped
 
 

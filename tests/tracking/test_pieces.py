@@ -10,12 +10,12 @@ from hypothesis.extra.numpy import arrays
 
 from davatar.capture.frame import Frame
 from davatar.capture.open import open_capture
+from davatar.geometry.bounded_step import bounded_step
 from davatar.tracking import so3
 from davatar.tracking.observation import observe
 from davatar.tracking.pose import REFUSE, procrustes
 from davatar.tracking.results import Results
 from davatar.tracking.segmentation import find_heads, mean_of_near
-from davatar.tracking.solver import bounded_step
 from davatar.tracking.start import find_head, lifted_landmarks
 
 SHARED = [

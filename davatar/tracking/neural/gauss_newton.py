@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
+from davatar.geometry.bounded_step import bounded_step, solve
 from davatar.tracking import energies
 from davatar.tracking.energies import ExpressionPrior, Quadratic
 from davatar.tracking.neural.prior_pull import PriorPull
@@ -20,7 +21,6 @@ from davatar.tracking.neural.residual import field_rows
 from davatar.tracking.neural.variables import POSE, CodeSpace, NeuralState, bounds, stepped
 from davatar.tracking.observation import sigma_at
 from davatar.tracking.settings import NeuralSettings, Stage
-from davatar.tracking.solver import bounded_step, solve
 
 SAME_WAY = 0.5  # cosine between measured and model normal
 
