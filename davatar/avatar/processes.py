@@ -25,6 +25,12 @@ def is_first() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
 
 
+def left_alone() -> bool:
+    """Whether `accelerate launch` was asked for several processes and started this one only, as it does on CPUs."""
+    asked = "ACCELERATE_USE_CPU" in os.environ and "MASTER_ADDR" in os.environ
+    return asked and "WORLD_SIZE" not in os.environ
+
+
 def connect() -> None:
     """Meet the other processes; nothing happens where there are none, or the second time."""
     if count() > 1:

@@ -148,7 +148,5 @@ class Trainer:
 
 
 def _distributed(avatar: Avatar, device: torch.device) -> DistributedDataParallel:
-    """The avatar with gradients averaged over processes; its buffers never change in training."""
-    return DistributedDataParallel(
-        avatar, device_ids=[device.index] if device.type == "cuda" else None, broadcast_buffers=False
-    )
+    """The avatar with gradients averaged over processes."""
+    return DistributedDataParallel(avatar, device_ids=[device.index] if device.type == "cuda" else None)

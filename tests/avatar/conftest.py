@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import cv2
 import numpy as np
 import pytest
 
 from davatar.avatar.conditioning import HeadMaps, head_maps
 from davatar.avatar.settings import AvatarSettings, Budget
 from davatar.avatar.tiny_network import TinySettings
+from davatar.core.files import write_json
+from davatar.headmodel.morphable import open_morphable
+from davatar.headmodel.track import Track, pose_from_morphable, save_track
 
 SMALL = TinySettings(
     resolution=32, plane_size=16, plane_channels=4, point_width=16, map_width=8, width=16, token_width=16
@@ -55,3 +61,37 @@ def small() -> AvatarSettings:
         preview_frames=2,
         tiny=SMALL,
     )
+
+
+@pytest.fixture(scope="session")
+def tracked_folder(tmp_path_factory) -> Path:
+    """A recording of twelve grey frames, 64 x 64, with its track: only plumbing is tested with it."""
+    folder, frames = tmp_path_factory.mktemp("recording") / "talk", 12
+    for kind, value in (("depth", np.full((64, 64), 600, np.uint16)), ("color", np.full((64, 64, 3), 90, np.uint8))):
+        (folder / kind).mkdir(parents=True)
+        for k in range(frames):
+            cv2.imwrite(str(folder / kind / f"{k:05d}.png"), value + np.array(k, value.dtype))
+    write_json(folder / "intrinsics.json", {"width": 64, "height": 64, "fx": 110, "fy": 110, "cx": 31.5, "cy": 31.5})
+    write_json(folder / "meta.json", {"name": "talk", "depth_scale": 1000, "fps": 10})
+    rotation = np.tile(np.diag([1.0, -1.0, -1.0]), (frames, 1, 1))
+    translation = np.array([0, 0, 0.6]) + 0.01 * np.linspace(-1, 1, frames)[:, None] * [1, 0, 0]
+    neural_rotation, neural_translation = pose_from_morphable(rotation, translation)
+    track = Track(
+        identity=np.zeros(0),
+        expression=np.zeros((frames, 0)),
+        rotation=neural_rotation,
+        translation=neural_translation,
+        scale=1.0,
+        frames=np.arange(frames),
+        residual_mm=np.zeros(frames),
+        coverage=np.ones(frames),
+        flag=np.zeros(frames, np.uint8),
+        morphable_identity=np.zeros(100),
+        morphable_expression=np.stack([open_morphable().weights(jawOpen=k / frames) for k in range(frames)]),
+        morphable_rotation=rotation,
+        morphable_translation=translation,
+        settings={"geometry": "linear"},
+    )
+    save_track(folder / "track" / "track.npz", track)
+    write_json(folder / "track" / "track.json", {"capture": str(folder)})
+    return folder
