@@ -65,7 +65,7 @@ class RenderingData:
         self.stats = read_stats(self.path)
         self.about = read_json(self.path / "davatar.json") if (self.path / "davatar.json").is_file() else None
         self._cameras = read_json(self.path / "cameras.json") if self.about else {}
-        self._raw = Path(raw) if raw else None
+        self.raw = Path(raw) if raw else None
         self._sequence = lru_cache(maxsize=64)(self._read_sequence)
         self._participant = lru_cache(maxsize=8)(self._open_participant)
 
@@ -152,7 +152,7 @@ class RenderingData:
 
     def _with_raw(self, sample: Sample) -> Sample:
         key = sample.key
-        if self._raw is None:
+        if self.raw is None:
             return sample
         raw = self._participant(key.participant)
         tracker = self.config.mesh_provider_config.nphm_tracking
@@ -172,7 +172,7 @@ class RenderingData:
             DataError: the data set stores none for it. MissingError: a published set without its raw recording.
         """
         if not self.is_ours:
-            if self._raw is None:
+            if self.raw is None:
                 raise MissingError("the cameras lie with the raw recording", file=self.path, mend="give its folder")
             return self._participant(key.participant).camera(key.serial, self.config.downscale_factor)
         try:
@@ -194,4 +194,4 @@ class RenderingData:
             raise DataError(f"is not readable: {error}", file=file, mend="rasterize the track again") from error
 
     def _open_participant(self, participant: int) -> RawParticipant:
-        return RawParticipant(self._raw / f"{participant:03d}")
+        return RawParticipant(self.raw / f"{participant:03d}")
