@@ -31,6 +31,7 @@ MODULES = (
     "dphm_metrics",
     "dphm_published",
     "avatar_model",
+    "avatar_data",
     "avatar_sampling",
     "avatar_metrics",
 )
