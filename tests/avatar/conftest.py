@@ -43,6 +43,11 @@ def ball(shift: float, seed: int = 0, size: int = 32) -> HeadMaps:
 
 
 @pytest.fixture(scope="session")
+def make_ball():
+    return ball
+
+
+@pytest.fixture(scope="session")
 def balls() -> list[HeadMaps]:
     return [ball(shift, seed) for seed, shift in enumerate(np.linspace(-0.3, 0.3, 6))]
 
