@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -40,6 +42,85 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip(f"the reference folder {folder} is absent (DAVATAR_SHARED names another)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def recomputed() -> Callable[..., None]:
+    """`recomputed(CHECKS, file)`: one of the checks of `davatar verify` knows the fixture, and all of it holds."""
+
+    def run(checks, path: Path) -> None:
+        found = [one for check in checks if check.recognises(path) for one in check.run(path)]
+        assert found and [one for one in found if not one.holds] == []
+
+    return run
+
+
+def _wave(n, a, b, scale):
+    return scale * np.sin(a * np.arange(n) + b)
+
+
+def _wave_state(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """Tensor k of the sorted names, element i of it (spec dphm 10)."""
+    state = {}
+    for k, name in enumerate(sorted(shapes)):
+        shape = shapes[name]
+        v = np.sin(0.37 * np.arange(math.prod(shape)) + 1.3 * k + 0.5).reshape(shape)
+        if name.endswith(".g") or (len(shape) == 1 and name.endswith("norm.weight")):
+            v = 1 + 0.1 * v
+        elif len(shape) >= 2:
+            v = 1.2 * v / math.sqrt(math.prod(shape[1:]))
+        else:
+            v = 0.1 * v
+        state[name] = v
+    return state
+
+
+@pytest.fixture(scope="session")
+def wave() -> Callable[..., np.ndarray]:
+    """Inputs of the conformance vectors: sines that need no files."""
+    return _wave
+
+
+@pytest.fixture(scope="session")
+def wave_weights():
+    """Fill a module as the conformance vectors say; it becomes double."""
+    import torch
+
+    def fill(module):
+        state = _wave_state({name: tuple(value.shape) for name, value in module.state_dict().items()})
+        module.double().load_state_dict({name: torch.as_tensor(value) for name, value in state.items()})
+        return module
+
+    return fill
+
+
+@pytest.fixture(scope="session")
+def wave_head_states():
+    """Both published states of the conformance vectors' head model (spec dphm 10.1), and its widths."""
+    import torch
+
+    from davatar.headmodel.nphm import NPHMConfig
+    from davatar.headmodel.published import published_shapes
+
+    config = NPHMConfig(
+        global_size=4, local_size=2, member_width=6, position_width=5, expression_size=6, compressed_size=3,
+        deformation_width=8,
+    )  # fmt: skip
+    states = [_wave_state(shapes) for shapes in published_shapes(config)]
+    states[0]["mlp_pos.4.weight"] *= 0.2
+    states[1]["defDeepSDF.lin6.weight"] *= 0.2
+    return *({key: torch.as_tensor(value) for key, value in state.items()} for state in states), config
+
+
+@pytest.fixture(scope="session")
+def wave_head(wave_head_states):
+    """The head model of spec dphm 10.1, float64."""
+    import torch
+
+    from davatar.headmodel.published import from_published
+
+    k, c = np.mgrid[:39, :3]
+    return from_published(*wave_head_states, torch.from_numpy(0.3 * np.sin(0.9 * k + 2.1 * c + 0.2)))
 
 
 @pytest.fixture(autouse=True)

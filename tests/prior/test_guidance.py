@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from davatar.diffusion.loss import item_losses, training_loss
+from davatar.checks.verify.dphm_diffusion import CHECKS
 from davatar.diffusion.parameterization import add_noise
 from davatar.diffusion.samplers import as_denoiser, sample_ancestral, sample_ddim
 from davatar.diffusion.schedule import cosine_schedule
@@ -14,7 +13,6 @@ from davatar.prior.normalization import LinearNormalization, RangeNormalization
 from davatar.prior.unet import UNet1d
 
 SCHEDULE = cosine_schedule(1000)
-OBJECTIVES = {"pred_noise": "epsilon", "pred_x0": "sample", "pred_v": "v_prediction"}
 
 SPEC_10_5 = {  # mode, objective: value, gradient
     ("denoise", "v_prediction"): (
@@ -48,95 +46,56 @@ def test_conformance_vector(wave, wave_weights, mode, prediction):
     np.testing.assert_allclose(gradient[0].numpy(), pull, rtol=2e-5, atol=1e-7)
 
 
-def test_algebraic_steps(wave):
-    """Spec dphm 10.4, v-prediction rows."""
+SPEC_10_4 = {  # prediction: clean, noise, ancestral step, DDIM to 300 with eta 0 and 0.5
+    "epsilon": (
+        [0.270798488, -0.11433583, -1, 0.076099385, 0.098410346, 0.977052872, 1, -0.618311428],
+        None,  # the output as it is
+        [0.711675847, 0.483521323, -0.79156822, 0.299553156, -0.110893244, 0.247926606, 0.189131334, -0.989695898],
+        [0.551704513, 0.268898225, -0.586893019, 0.191530578, -0.007425203, 0.585700983, 0.518297168, -0.875276465],
+        [0.677110053, 0.221546197, -0.755888973, 0.377783673, -0.12237614, 0.579901165, 0.721753953, -1.034531825],
+    ),
+    "sample": (
+        None,
+        [0.276959857, -0.100340396, -1.69102897, 0.079037695, 0.093773096, 0.95282111, 0.976406686, -0.619665843],
+        [0.713433382, 0.48751353, -0.784375229, 0.300391311, -0.112216023, 0.241014479, 0.181291219, -0.990082246],
+        [0.724908349, 0.662327469, -0.209649291, 0.274130163, -0.137784144, -0.095484314, -0.252538855, -0.913350777],
+        [0.868033901, 0.655226113, -0.274090638, 0.468833796, -0.266071748, -0.17097434, -0.128302588, -1.076501417],
+    ),
+    "v_prediction": (
+        [-0.009807741, -0.226293832, -0.987874691, -0.019512359, 0.091908518, 0.609706007, 0.663238268, -0.154127123],
+        [0.949486268, 0.909902541, -0.08138787, 0.362138221, -0.198030612, -0.243720086, -0.459456011, -1.163840263],
+        [0.710450196, 0.483032305, -0.791515258, 0.299135537, -0.110921643, 0.246322084, 0.187660404, -0.987668402],
+        [0.430917494, 0.220705876, -0.913294167, 0.15037448, -0.010223917, 0.427576437, 0.375139843, -0.675468219],
+        [0.543965644, 0.168423421, -1.0497235, 0.332417006, -0.125461183, 0.405599328, 0.563592204, -0.814281744],
+    ),
+}
+
+
+@pytest.mark.parametrize("prediction", SPEC_10_4)
+def test_algebraic_steps(wave, prediction):
+    """Spec dphm 10.4: the network is a constant."""
     codes, noise = torch.as_tensor(wave(8, 1.7, 0.2, 1.2))[None], torch.as_tensor(wave(8, 2.3, 0.9, 1.0))[None]
     out = torch.as_tensor(wave(8, 0.6, 1.0, 0.8))[None]
+    clean, epsilon, step, plain, random = SPEC_10_4[prediction]
     normalised = RangeNormalization(-1.5, 1.5, 8).normalise(codes)
     assert normalised[0, :2].tolist() == pytest.approx([0.158935465, 0.75704007], rel=1e-5)
     noisy = add_noise(normalised, noise, *SCHEDULE.at(torch.tensor([500]), normalised))
-    denoise = as_denoiser(lambda x, t: out, "v_prediction", clip=1.0)
-    path = SCHEDULE.path([500, 499])[:2]
-    step = sample_ancestral(denoise, noisy, path, lambda: noise)
-    assert step[0, :3].tolist() == pytest.approx([0.710450196, 0.483032305, -0.791515258], rel=1e-5)
-    path = SCHEDULE.path([500, 300])[:2]
-    plain = sample_ddim(denoise, noisy, path)
-    assert plain[0, :3].tolist() == pytest.approx([0.430917494, 0.220705876, -0.913294167], rel=1e-5)
-    random = sample_ddim(denoise, noisy, path, eta=0.5, draw=lambda: noise)
-    assert random[0, :3].tolist() == pytest.approx([0.543965644, 0.168423421, -1.0497235], rel=1e-5)
+    assert noisy[0, :3].tolist() == pytest.approx([0.669666567, 0.489568316, -0.751115102], rel=1e-5)
+    denoise = as_denoiser(lambda x, t: out, prediction, clip=1.0)
+    near, far = SCHEDULE.path([500, 499])[:2], SCHEDULE.path([500, 300])[:2]
+    found = denoise(noisy, near[0])
+    for value, expected in (
+        (found.clean, clean or out[0].tolist()),
+        (found.noise, epsilon or out[0].tolist()),
+        (sample_ancestral(denoise, noisy, near, lambda: noise), step),
+        (sample_ddim(denoise, noisy, far), plain),
+        (sample_ddim(denoise, noisy, far, eta=0.5, draw=lambda: noise), random),
+    ):
+        np.testing.assert_allclose(value[0].numpy(), expected, rtol=1e-5, atol=1e-7)
 
 
-@pytest.fixture
-def golden(shared):
-    folder = shared / "golden" / "dphm"
-    network = UNet1d(16, (1, 2, 4))
-    network.load_state_dict(load_file(folder / "C_unet_small.safetensors"))
-    return np.load(folder / "C_diffusion_small.npz"), network
-
-
-def _range(golden):
-    return RangeNormalization(float(golden["minimum"]), float(golden["maximum"]), 24)
-
-
-@pytest.mark.parametrize("objective, prediction", OBJECTIVES.items())
-def test_golden_training_loss(golden, objective, prediction):
-    arrays, network = golden
-    codes = torch.as_tensor(arrays["latent"])
-    normalised, t, noise = (
-        _range(arrays).normalise(codes),
-        torch.as_tensor(arrays["t"]),
-        torch.as_tensor(arrays["noise"]),
-    )
-    np.testing.assert_allclose(normalised.numpy(), arrays["normalized"], atol=1e-6)
-    noisy = add_noise(normalised, noise, *SCHEDULE.at(t, normalised))
-    np.testing.assert_allclose(noisy.numpy(), arrays["q_sample"], atol=1e-6)
-    each = item_losses(network, SCHEDULE, prediction, normalised, t, noise)
-    np.testing.assert_allclose(each.detach().numpy(), arrays[f"train_loss_each_{objective}"], rtol=1e-4)
-    loss = training_loss(network, SCHEDULE, prediction, normalised, t, noise)
-    loss.backward()
-    for name in ("init_conv", "final_conv"):
-        expected = arrays[f"train_grad_{name}_{objective}"]
-        found = getattr(network, name).weight.grad.numpy()
-        np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
-
-
-@pytest.mark.parametrize("objective, prediction", OBJECTIVES.items())
-@pytest.mark.parametrize("mode, scale", [("denoise", 1), ("score", 1), ("score", 0.25)])
-def test_golden_prior_value_and_gradient(golden, objective, prediction, mode, scale):
-    """Float32 originals; the independent implementation agreed to 1.8e-7 and 1.5e-6 relative."""
-    arrays, network = golden
-    name = f"skip{int(mode == 'score')}_gs{scale}_{objective}"
-    codes, noise = torch.as_tensor(arrays["latent"])[:, 0], torch.as_tensor(arrays["noise"])[:, 0]
-    t = torch.as_tensor(arrays["t"])
-    value, gradient = guidance(network, SCHEDULE, prediction, _range(arrays), codes, t, noise, mode, scale)
-    assert value.item() == pytest.approx(float(arrays[f"prior_{name}"]), rel=2e-5)
-    expected = arrays[f"prior_grad_{name}"][:, 0]
-    np.testing.assert_allclose(gradient.numpy(), expected, atol=2e-5 * np.abs(expected).max())
-
-
-@pytest.mark.parametrize("objective, prediction", OBJECTIVES.items())
-@pytest.mark.parametrize("eta", [0.0, 0.7])
-def test_golden_ddim_chain(golden, objective, prediction, eta):
-    arrays, network = golden
-    noises = iter(torch.as_tensor(arrays["ddim_noise"]))
-    with torch.no_grad():
-        denoise = as_denoiser(network, prediction, clip=1.0)
-        start = torch.as_tensor(arrays["ddim_start"])
-        found = sample_ddim(denoise, start, SCHEDULE.path_of(5), eta, lambda: next(noises))
-    codes = _range(arrays).denormalise(found)
-    np.testing.assert_allclose(codes.numpy(), arrays[f"ddim_eta{eta}_{objective}"], atol=1e-4)
-
-
-@pytest.mark.parametrize("objective, prediction", OBJECTIVES.items())
-def test_golden_ancestral_chain(golden, objective, prediction):
-    arrays, network = golden
-    noises = iter(torch.as_tensor(arrays["ancestral8_noise"]))
-    with torch.no_grad():
-        denoise = as_denoiser(network, prediction, clip=1.0)
-        start = torch.as_tensor(arrays["ancestral8_start"])
-        found = sample_ancestral(denoise, start, cosine_schedule(8).path_of(8), lambda: next(noises))
-    codes = _range(arrays).denormalise(found)
-    np.testing.assert_allclose(codes.numpy(), arrays[f"ancestral8_{objective}"], atol=1e-4)
+def test_golden_losses_samplers_and_pulls(recomputed, shared):
+    recomputed(CHECKS, shared / "golden" / "dphm" / "C_diffusion_small.npz")
 
 
 @pytest.mark.parametrize("mode", ["denoise", "score"])

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from scipy.spatial.transform import Rotation
 
+from davatar.checks.verify.dphm_tracking import CHECKS
 from davatar.core.errors import ConfigError
 from davatar.core.settings import resolve
+from davatar.diffusion.schedule import cosine_schedule
 from davatar.headmodel.head_model import HeadModel
 from davatar.headmodel.ict_codes import code_maps
 from davatar.headmodel.morphable import open_morphable
-from davatar.headmodel.published import config_from_shapes, from_published
 from davatar.headmodel.training import TrainingSettings, new_model
+from davatar.prior.code_prior import CodePrior
+from davatar.prior.normalization import RangeNormalization
+from davatar.prior.unet import UNet1d
 from davatar.tracking import so3
 from davatar.tracking.linear import fit_linear
 from davatar.tracking.neural import adam_energies
@@ -39,42 +41,69 @@ def tiny_model() -> HeadModel:
     return HeadModel(new_model(settings, maps).double(), maps, "0" * 16, "tiny")
 
 
-def test_published_energies_and_their_pose_gradients(shared):
-    """Golden D_init_default, first iteration; float32 there: 1e-5 relative."""
-    folder = shared / "golden" / "dphm"
-    weights = load_file(folder / "D_decoder.safetensors")
-    parts = [
-        {key.removeprefix(head): value for key, value in weights.items() if key.startswith(head)}
-        for head in ("id_model.", "ex_model.")
-    ]
-    with np.load(folder / "D_common.npz") as common, np.load(folder / "D_init_default.npz") as golden:
-        config = config_from_shapes(*parts, identity_size=common["geo0"].shape[-1])
-        model = HeadModel(from_published(*parts, config), None, "golden", "golden")
-        here = Variables(
-            torch.from_numpy(common["geo0"][0, 0]).float(),
-            torch.from_numpy(common["exp0"][0, 0]).float(),
-            *(
-                torch.tensor(common[key], dtype=torch.float32)[0].requires_grad_()
-                for key in ("quaternion0", "translation0")
-            ),
-            torch.tensor(float(common["scale0"])).requires_grad_(),
-        )
-        chosen = golden["indices"][0]
-        points, normals = (torch.from_numpy(common[key][0][chosen]).float() for key in ("points", "normals"))
-        marks, slots = torch.from_numpy(common["landmarks"][0]).float(), torch.from_numpy(common["order"]).long()
-        surface, cosine = adam_energies.surface_and_normals(model, here, points, -normals, ((0, 0.1),), 0)
-        anchors = adam_energies.anchors(model, here, marks, slots)
-        expected = dict(zip(golden["loss_names"].tolist(), golden["loss_values"][0], strict=True))
-        assert surface.item() == pytest.approx(expected["surface"], rel=1e-5)
-        assert cosine.item() == pytest.approx(expected["normals_cosin"], rel=1e-4)
-        assert anchors.item() == pytest.approx(expected["anchors"], rel=1e-5)
-        weight = json.loads(bytes(golden["meta"]))["lambdas"]
-        total = weight["surface"] * surface + weight["normals_cosin"] * cosine + weight["anchors"] * anchors
-        total.backward()
-        for k, leaf in enumerate((here.quaternion, here.translation, here.scale)):
-            assert np.allclose(
-                leaf.grad.numpy(), golden[f"opt2_step0_grad{k}"].reshape(leaf.shape), rtol=1e-3, atol=1e-6
-            )
+FITS = ["init_default", "init_full_2frames", "init_sds_skip", "incre_default", "joint_intent", "joint_full", "fullrun"]
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_published_energies_and_gradients(recomputed, shared, name):
+    recomputed(CHECKS, shared / "golden" / "dphm" / f"D_{name}.npz")
+
+
+SPEC_10_6 = {"surface": 0.0132698409, "normals": 1.24594386, "normals_cosin": 0.874260256, "anchors": 0.66918449,
+             "sds_shape": 0.404405962, "sds_expr": 0.309988828, "reg_expr": 0.706309646, "reg_glob": 0.195590624,
+             "reg_loc": 3.5941578, "symm_dist": 0.326773726, "reg_extra": 0.158300621}  # fmt: skip
+WEIGHTS_10_6 = {"surface": 2, "normals": 0.01, "normals_cosin": 0.05, "anchors": 0.1, "sds_shape": 0.5,
+                "sds_expr": 0.5, "reg_expr": 0.05, "reg_glob": 0.25, "symm_dist": 5, "reg_loc": 0.05,
+                "reg_extra": 10}  # fmt: skip
+
+
+def test_conformance_vector(wave, wave_weights, wave_head):
+    """Spec dphm 10.6; terms that the tracker does not have are written out here, so that the total has gradients."""
+    model = HeadModel(wave_head, None, "", "spec")
+    codes = {"sds_shape": wave(84, 0.7, 0.1, 0.3), "sds_expr": wave(6, 1.1, 0.4, 0.5)}
+    pose = np.array([0.1, 0.95, 0.05, -0.2]), np.array([0.01, -0.02, 0.5]), np.array(1.1)
+    here = Variables(*(torch.from_numpy(value).requires_grad_() for value in (*codes.values(), *pose)))
+    away = np.array([0, 0, 0.5])
+    points, marks = (torch.from_numpy(x.reshape(-1, 3) + away) for x in
+                     (wave(18, 0.83, 0.6, 0.06), wave(24, 0.5, 1.2, 0.05)))  # fmt: skip
+    inward = torch.nn.functional.normalize(torch.from_numpy(wave(18, 1.9, 0.2, 1.0).reshape(-1, 3)), dim=1)
+    surface, cosine = adam_energies.surface_and_normals(model, here, points, -inward, ((0, 0.1),), 0)
+    x = here.to_head(points)
+    (slope,) = torch.autograd.grad(model.sdf(x, here.identity, here.expression).sum(), x, create_graph=True)
+    slots = torch.tensor([0, 1, 10, 11, 12, 13, 34, 35])
+    top, local = here.identity[:4], here.identity[4:].reshape(40, 2)
+    terms = {
+        "surface": surface,
+        "normals": (slope + inward @ adam_energies.rotation_of(here.quaternion)).norm(dim=1).mean(),
+        "normals_cosin": cosine,
+        "anchors": adam_energies.anchors(model, here, marks, slots),
+        "reg_expr": here.expression.square().sum(),
+        "reg_glob": top.square().sum(),
+        "reg_loc": local.square().sum(),
+        "symm_dist": sum((local[a] - local[b]).square().sum() for a, b in ((10, 11), (12, 13), (0, 1))),
+        "reg_extra": local[1].square().sum(),
+    }
+    network = wave_weights(UNet1d(8, (1, 2))).requires_grad_(False)
+    for name, leaf in (("sds_shape", here.identity), ("sds_expr", here.expression)):
+        prior = CodePrior("identity", network, cosine_schedule(), "v_prediction", RangeNormalization(-1, 1, len(leaf)))
+        value, pull = prior.guidance(leaf.detach()[None], 500, torch.from_numpy(wave(len(leaf), 2.3, 0.9, 1.0))[None])
+        joined = (leaf * pull[0]).sum()
+        terms[name] = joined + (value - joined).detach()
+    for name, expected in SPEC_10_6.items():
+        assert terms[name].item() == pytest.approx(expected, rel=1e-5), name
+    total = sum(weight * terms[name] for name, weight in WEIGHTS_10_6.items())
+    assert total.item() == pytest.approx(3.98762385, rel=1e-5)
+    total.backward()
+    identity = [0.034382936, 0.15552747, 0.218411991, 0.186402485, 3.461755698, 1.530205082]
+    assert here.identity.grad[:6].tolist() == pytest.approx(identity, rel=1e-5)
+    assert here.identity.grad.norm().item() == pytest.approx(13.6207697, rel=1e-5)
+    for leaf, expected in (
+        (here.expression, [-0.036362987, 0.034138534, 0.025062059, -0.131098288, -0.113800409, -0.085322769]),
+        (here.quaternion, [0.346323786, -0.076786043, 0.113568115, -0.163179782]),
+        (here.translation, [0.456451708, 0.919914365, 2.841161669]),
+        (here.scale, 0.109843969),
+    ):
+        np.testing.assert_allclose(leaf.grad.numpy(), expected, rtol=1e-5, atol=1e-7)
 
 
 def test_rotations_of_quaternions_and_hard_truncation():

@@ -73,8 +73,7 @@ def members_of(model: NPHM, rows: np.ndarray) -> np.ndarray:
     inputs, count = tensor(rows, torch.float64), len(decoder.weights[0])
     share = torch.einsum("rc,mwc->mrw", inputs[:, :codes], decoder.weights[0][..., :codes])
     share = share + decoder.biases[0][:, None]
-    types = torch.arange(count, device=inputs.device).repeat_interleave(len(rows))
-    found = decoder.members(inputs[:, codes:].repeat(count, 1), share.flatten(0, 1), types)
+    found = decoder.members(inputs[:, codes:].repeat(count, 1), share.flatten(0, 1), [len(rows)] * count)
     return array(found.reshape(count, len(rows), 1))
 
 
