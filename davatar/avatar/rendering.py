@@ -27,11 +27,12 @@ from davatar.avatar.video import enlarged, video_writer
 from davatar.core import paths
 from davatar.core.content import hash_path, hash_value
 from davatar.core.errors import ConfigError, MissingError, UsageError
+from davatar.core.files import read_json
 from davatar.core.interrupt import interruptible
 from davatar.core.lock import exclusive
 from davatar.core.progress import Progress, silent
 from davatar.core.runs import Run
-from davatar.dataset.layout import safe_name
+from davatar.dataset.layout import resolve_version, safe_name
 from davatar.dataset.rendering_data import RenderingData
 from davatar.headmodel.track import Track, load_track
 
@@ -44,7 +45,7 @@ STEPS = {"tiny": 1, "published": 20}
 class RenderSettings:
     shot: Shot = field(default_factory=Shot)
     steps: int | None = None  # sampling steps; None = 1 for the small avatar (5 = most detail), 20 for the published
-    sampler: str | None = None  # of the published kind: ddpm (the default), ddim, unipc or dpm
+    sampler: str | None = None  # of the published kind: ddpm (the default), ddim, unipc or dpm-solver++
     compat: bool = False  # the noise of the published script: fresh for each place in a batch
     batch: int = AT_ONCE  # frames painted at once
     seed: int | None = None  # of the noise that all frames start from; None = 0, with `compat` the published seed
@@ -53,6 +54,7 @@ class RenderSettings:
     conditions: bool = False  # a second video of what the avatar is told
     compare: bool = False  # a second video: truth, avatar, difference
     device: str = "cpu"
+    base: str | None = None  # frozen base of a published archive, if not the one that it names
 
     def __post_init__(self):
         if self.batch < 1 or (self.steps is not None and self.steps < 1):
@@ -93,12 +95,24 @@ def render(
         Interrupted: a signal arrived; run again to go on.
     """
     settings = settings or RenderSettings()
-    data = _data(run, dataset)
-    avatar, _, step = open_avatar(run, settings.checkpoint, settings.device)
-    painter = Painter.of(avatar, settings)
+    data = dataset if isinstance(dataset, RenderingData) else _data(run, dataset)
     track = load_track(driver) if isinstance(driver, str | Path) else driver
     told = expressions if isinstance(expressions, Expressions | None) else read_expressions(expressions)
-    scene = data_scene(data, avatar.resolution, avatar.told, settings.shot, track, told, settings.batch)
+    if not data.is_ours and (track is not None or told is not None):
+        raise UsageError(
+            "published recordings hold finished meshes, which nobody else can move",
+            file=data.path,
+            mend="leave out the driver and the expressions",
+        )
+    avatar, weights = _opened(run, settings)
+    painter = Painter.of(avatar, settings)
+    if data.is_ours:
+        scene = data_scene(data, avatar.resolution, avatar.told, settings.shot, track, told, settings.batch)
+    else:
+        from davatar.avatar.archive_scenes import archive_scene
+
+        codes = avatar.expression_size
+        scene = archive_scene(data, data.raw, avatar.resolution, codes, settings.shot, settings.compat)
     if settings.compare and not scene.photographed:
         raise UsageError(
             "there are no photographs to compare with",
@@ -112,7 +126,7 @@ def render(
     out = Path(out)
     if out.suffix.lower() != ".mp4":
         raise UsageError("videos are MP4 files", file=out, mend=f"call it {out.name}.mp4")
-    content = hash_value([scene.content, len(scene), painter.told(), hash_path(run.checkpoints()[step])])
+    content = hash_value([scene.content, len(scene), painter.told(), hash_path(weights)])
     return write_scene(scene, painter, out, settings, content, progress)
 
 
@@ -155,9 +169,16 @@ class Painter:
         """[B, H, W, 3] uint8"""
         device = next(self.avatar.parameters()).device
         with torch.no_grad():
-            batch = self.avatar.batch(frames).to(device)
+            batch = self._packed(frames).to(device)
             pictures = self.avatar.render(batch, self.noise.to(device), self.steps, **self.extra)
         return (pictures * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+    def _packed(self, frames: Sequence[Any]) -> Any:
+        if isinstance(frames[0], HeadMaps):
+            return self.avatar.batch(frames)
+        from davatar.avatar.archive_scenes import image_batch
+
+        return image_batch(frames)
 
 
 def published_noise(avatar: Avatar, seed: int) -> torch.Tensor:
@@ -235,10 +256,38 @@ def _expression_name(expressions: Path | Expressions) -> str:
     return f"expressions-{safe_name(Path(expressions).stem)}" if named else "expressions"
 
 
-def _data(run: Run, dataset: RenderingData | Path | None) -> RenderingData:
-    if isinstance(dataset, RenderingData):
-        return dataset
-    path = Path(dataset) if dataset is not None else Path(run.manifest.get("dataset", ""))
+def _opened(run: Run, settings: RenderSettings) -> tuple[Avatar, Path]:
+    """The avatar, and the file or folder of its weights."""
+    if run.published:
+        from davatar.avatar.published_checkpoint import open_published, published_checkpoints
+
+        avatar, step = open_published(run.folder, settings.checkpoint, settings.base)
+        return avatar.to(settings.device), published_checkpoints(run.folder)[step]
+    avatar, _, step = open_avatar(run, settings.checkpoint, settings.device)
+    return avatar, run.checkpoints()[step]
+
+
+def _data(run: Run, dataset: Path | None) -> RenderingData:
+    """The data set at a path, or else the one a run was trained on; a published one with its raw recording."""
+    if dataset is None and run.published:
+        version = read_json(run.folder / "dataset_config.json")["dataset_version"]
+        path = resolve_version(version, paths.data_dir() / "rendering_data")
+    else:
+        path = Path(dataset) if dataset is not None else Path(run.manifest.get("dataset", ""))
     if not (path / "config.json").is_file():
         raise MissingError(f"the data set of {run.name} is not there", file=path, mend="say where it is: --data")
-    return RenderingData(path)
+    data = RenderingData(path)
+    if data.is_ours:
+        return data
+    raw = next((folder for folder in (path.parent.parent / "nersemble", _raw()) if folder.is_dir()), None)
+    if raw is None:
+        raise MissingError(
+            "the raw recording, which holds its meshes and cameras, is not there",
+            file=_raw(),
+            mend="davatar data fetch <participant> --what nersemble",
+        )
+    return RenderingData(path, raw)
+
+
+def _raw() -> Path:
+    return paths.data_dir() / "nersemble"

@@ -49,8 +49,8 @@ def command(
         int | None, typer.Option(help="Denoising steps; default: 1 (5 = most detail), published avatars 20.", min=1)
     ] = None,
     sampler: Annotated[
-        Literal["ddpm", "ddim", "unipc", "dpm"] | None,
-        typer.Option(help="Of published avatars; default: ddpm. unipc and dpm need fewer steps."),
+        Literal["ddpm", "ddim", "unipc", "dpm-solver++"] | None,
+        typer.Option(help="Of published avatars; default: ddpm. unipc and dpm-solver++ need fewer steps."),
     ] = None,
     compat: Annotated[bool, typer.Option("--compat", help="The noise of the published script.")] = False,
     start: Annotated[int, typer.Option(help="First frame.", min=0)] = 0,
@@ -74,6 +74,9 @@ def command(
     ] = False,
     compare: Annotated[bool, typer.Option("--compare", help="A second video: photograph, avatar, difference.")] = False,
     data: Annotated[Path | None, typer.Option(help="A data set; default: the one the run was trained on.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Frozen base of a published archive: a folder, if not the one that it names.")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="The video; default: inside the run.")] = None,
 ) -> None:
@@ -105,6 +108,7 @@ def command(
         conditions=conditions,
         compare=compare,
         device=device,
+        base=base,
     )
     told = expressions
     if sample is not None:
