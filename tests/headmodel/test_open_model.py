@@ -6,11 +6,13 @@ import torch
 
 from davatar.geometry.surface import largest_component
 from davatar.headmodel.contact_sheet import shaded
-from davatar.headmodel.evaluate import count_pieces, follow_points, movement_shares, project, true_surface
+from davatar.headmodel.evaluate import count_pieces
 from davatar.headmodel.head_model import HeadModel
 from davatar.headmodel.ict_samples import sample_identities
 from davatar.headmodel.ict_surface import MM, teaching_surface
 from davatar.headmodel.morphable import open_morphable
+from davatar.headmodel.movements import follow_points, movement_shares
+from davatar.headmodel.true_surface import project, true_surface
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +31,10 @@ def head():
 def test_surface_is_where_the_card_says(model, head):
     identity, expression, vertices = head
     truth = true_surface(vertices, 800, np.random.default_rng(1))
-    distance, steepness = project(model, truth.points, *model.codes(identity, expression))
+    distance, steepness, normal = project(model, truth.points, *model.codes(identity, expression))
     face = truth.regions["face"]
     assert distance[face].mean() / MM < 0.5 and np.percentile(distance[face], 95) / MM < 1.6
+    assert np.einsum("nc,nc->n", normal, truth.normals)[face].mean() > 0.9
     assert steepness[face].mean() == pytest.approx(1.0, abs=0.1)
 
 
@@ -45,7 +48,7 @@ def test_following_a_point_inverts_the_deformation(model, head):
 
 
 def test_movements_arrive(model, head, monkeypatch):
-    monkeypatch.setattr("davatar.headmodel.evaluate.MOVEMENTS", {"jaw open": {"jawOpen": 1.0}})
+    monkeypatch.setattr("davatar.headmodel.movements.MOVEMENTS", {"jaw open": {"jawOpen": 1.0}})
     assert movement_shares(model, head[0], 1.0)["jaw open"] == pytest.approx(1.0, abs=0.12)
 
 
