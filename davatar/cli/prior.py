@@ -1,4 +1,4 @@
-"""`davatar prior train|sample|import|show`."""
+"""`davatar prior train|sample|import|show|evaluate`."""
 
 from __future__ import annotations
 
@@ -10,17 +10,24 @@ import typer
 
 from davatar.cli import console
 from davatar.core import runs
-from davatar.core.errors import DataError, Interrupted, MissingError, UsageError
+from davatar.core.errors import DataError, Interrupted, MissingError, UsageError, VerificationError
 
 app = typer.Typer(no_args_is_help=True, help="Train, sample and show head models and the priors over their codes.")
 
 TrainKind = Literal["nphm", "identity", "expression", "joint"]
 PREFIX = {"nphm": "NPHM"}
-DEFAULT_PRESET = {"nphm": "open", "joint": "expression"}
+DEFAULT_PRESET = {"nphm": "open"}
+
+
+Samples = Annotated[int, typer.Option("-n", min=20, help="samples to judge, and held-out values to judge them by")]
+Steps = Annotated[int, typer.Option(help="noise levels walked per sample")]
+Surfaces = Annotated[
+    int, typer.Option(help="also compare surfaces of this many heads (20 or more; a second each, four sets)")
+]
 
 
 def _prior_names() -> list[str]:
-    return ["open-identity", "open-expression"] + [run.name for run in runs.list_runs(prefix="PR")]
+    return ["open-identity", "open-expression", "open-joint"] + [run.name for run in runs.list_runs(prefix="PR")]
 
 
 @app.command()
@@ -71,11 +78,13 @@ def _settings(kind: str, preset, config, sets, flags: dict[str, Any], environmen
 
     where = {} if environment else {"env_prefix": ""}
     if kind == "nphm":
-        from davatar.headmodel.training import TrainingSettings
+        from davatar.headmodel.recipes import COMPONENT, settings_class
 
         if flags.pop("steps") is not None:
-            raise UsageError("a head model has steps per stage", mend="give --set identity.steps=..., joint.steps=...")
-        return resolve(TrainingSettings, preset, config, sets=sets, flags=flags, component="nphm", **where)
+            mend = "give --set identity.steps=..., joint.steps=..., or --set epochs=... with the preset published"
+            raise UsageError("a head model has steps per stage, or epochs", mend=mend)
+        recipe = settings_class(preset, config, sets)
+        return resolve(recipe, preset, config, sets=sets, flags=flags, component=COMPONENT, **where)
     from davatar.prior.settings import PriorSettings
 
     return resolve(PriorSettings, preset, config, sets=sets, flags=flags, **where)
@@ -84,8 +93,9 @@ def _settings(kind: str, preset, config, sets, flags: dict[str, Any], environmen
 def _train(kind: TrainKind, settings: Any, folder: Path) -> Path:
     if kind != "nphm":
         from davatar.prior.training import train_prior
+        from davatar.raster.embree import EmbreeRasterizer
 
-        return train_prior(kind, settings, folder, console.progress())
+        return train_prior(kind, settings, folder, console.progress(), rasterizer=EmbreeRasterizer())
     from davatar.core.manifest import end_manifest, write_manifest
     from davatar.headmodel.training import train_nphm
 
@@ -103,7 +113,11 @@ def _train(kind: TrainKind, settings: Any, folder: Path) -> Path:
 
 
 def _show_plan(kind: TrainKind, settings: Any) -> None:
-    if kind == "nphm":
+    if kind == "nphm" and hasattr(settings, "epochs"):
+        from davatar.headmodel.published_training import plan
+
+        figures = plan(settings)
+    elif kind == "nphm":
         stages = {stage: getattr(settings, stage).steps for stage in ("identity", "deformation", "joint")}
         figures = {"kind": kind, "steps": stages, "heads_per_batch": settings.heads, "heads_in_memory": settings.pool}
     else:
@@ -121,61 +135,109 @@ def sample(
         str, typer.Option(help="identity or joint prior; `mean` for the mean head", autocompletion=_prior_names)
     ] = "open-identity",
     expression: Annotated[
-        str, typer.Option(help="expression prior; `neutral` for none", autocompletion=_prior_names)
-    ] = "open-expression",
+        str | None,
+        typer.Option(
+            help="expression prior; `neutral` for none; default: open-expression, or what a joint prior draws",
+            autocompletion=_prior_names,
+        ),
+    ] = None,
     head_model: Annotated[str, typer.Option(help="head model that makes surfaces of codes")] = "open",
-    steps: Annotated[int, typer.Option(help="noise levels walked")] = 50,
-    sampler: Annotated[Literal["dpm", "ddim", "ancestral"], typer.Option(help="how they are walked")] = "dpm",
+    steps: Annotated[int, typer.Option(help="noise levels walked; ancestral wants all, usually 1000")] = 20,
+    sampler: Annotated[
+        Literal["dpm", "unipc", "ddim", "ancestral"], typer.Option(help="how they are walked; dpm: DPM-Solver++")
+    ] = "dpm",
     seed: Annotated[int, typer.Option(help="same seed, same heads")] = 0,
-    resolution: Annotated[int, typer.Option(help="samples per axis of the surface search")] = 96,
-    out: Annotated[Path, typer.Option(help="folder for meshes (m), codes.npz and heads.png")] = Path("heads"),
+    resolution: Annotated[int, typer.Option(min=8, help="samples per axis of the surface search")] = 128,
+    out: Annotated[Path, typer.Option(help="folder for meshes (m), codes.npz and the picture")] = Path("heads"),
+    mesh_format: Annotated[
+        Literal["both", "ply", "glb", "none"], typer.Option("--format", help="files of each mesh")
+    ] = "both",
+    grid: Annotated[Path | None, typer.Option(help="picture of all heads (.png, .jpg); default: OUT/heads.png")] = None,
+    video: Annotated[Path | None, typer.Option(help="also a video (.mp4) that walks from head to head")] = None,
+    between: Annotated[int, typer.Option(min=2, help="video frames from one head to the next")] = 12,
+    video_resolution: Annotated[int, typer.Option(min=8, help="like --resolution, for the video")] = 64,
 ) -> None:
-    """Draw heads: meshes, their codes, and one picture of all of them."""
+    """Draw heads: meshes, their codes, one picture of all of them, and a video if asked for."""
     from davatar.headmodel.head_model import HeadModel
     from davatar.prior.code_prior import CodePrior
-    from davatar.prior.heads import sample_codes, write_heads
+    from davatar.prior.gallery import check_files, write_heads, write_walk
+    from davatar.prior.heads import sample_codes
     from davatar.raster.embree import EmbreeRasterizer
 
+    check_files(grid, video)
     head = HeadModel.from_pretrained(_head_model(head_model))
     who = None if identity == "mean" else CodePrior.from_pretrained(identity)
-    what = None if expression == "neutral" else CodePrior.from_pretrained(expression)
+    if expression is None and not (who is not None and who.kind == "joint"):
+        expression = "open-expression"
+    what = None if expression in (None, "neutral") else CodePrior.from_pretrained(expression)
     codes = sample_codes(head, who, what, n, steps, seed, sampler)
-    written = write_heads(out, head, codes, resolution, EmbreeRasterizer(), console.progress())
-    console.result(
-        {key: str(path) for key, path in written.items()}, f"{n} heads in {out}; picture: {written['picture']}"
-    )
+    formats = {"both": ("ply", "glb"), "none": ()}.get(mesh_format, (mesh_format,))
+    painter, progress = EmbreeRasterizer(), console.progress()
+    written = write_heads(out, head, codes, resolution, painter, progress, formats, grid)
+    said = f"{n} heads in {out}; picture: {written['picture']}"
+    if video is not None:
+        from davatar.avatar.video import video_writer
+
+        walk = sample_codes(head, who, what, n, steps, seed, sampler, between)
+        written["video"] = write_walk(video, head, walk, video_resolution, painter, video_writer, progress=progress)
+        said += f"; video: {video}"
+    console.result({key: str(path) for key, path in written.items()}, said)
 
 
 def _head_model(name: str) -> str | Path:
-    """ "open", a file, or the run that trained one."""
-    if name == "open" or Path(name).is_file():
+    """ "open", a file, a published folder, or the run that trained one."""
+    from davatar.headmodel.published_checkpoint import is_published
+
+    if name == "open" or Path(name).is_file() or is_published(name):
         return name
     return runs.resolve_run(name).folder / "model.safetensors"
 
 
 @app.command("import")
 def import_(
-    source: Annotated[Path, typer.Argument(help="published checkpoint (model-<n>.pt), or the folder above it")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="published head model (checkpoint_epoch_<n>.tar) or prior (model-<n>.pt), or the folder above it"
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="file to write (.safetensors)")],
-    weights: Annotated[Literal["model", "ema"], typer.Option(help="which of the two stored sets")] = "model",
+    weights: Annotated[Literal["model", "ema"], typer.Option(help="priors: which of the two stored sets")] = "model",
     kind: Annotated[
-        Literal["identity", "expression", "joint"] | None, typer.Option(help="default: by the folder's name")
+        Literal["identity", "expression", "joint"] | None, typer.Option(help="priors; default: by the folder's name")
     ] = None,
     head_model: Annotated[
-        Path | None, typer.Option(help="published head model whose code table gives the range; default: beside it")
+        Path | None, typer.Option(help="priors: head model whose code table gives the range; default: beside it")
     ] = None,
     bounds: Annotated[
-        tuple[float, float] | None, typer.Option(help="the range itself: lowest and highest code value")
+        tuple[float, float] | None, typer.Option(help="priors: the range itself, lowest and highest code value")
     ] = None,
 ) -> None:
-    """Turn a published prior into one self-contained file of ours. Nothing stored in it is executed."""
+    """Turn a published head model or prior into one self-contained file of ours. Nothing stored in it is executed."""
+    from davatar.headmodel.published_checkpoint import is_published
     from davatar.prior.checkpoint import write_prior
     from davatar.prior.published import load_published, stored_as
 
+    if is_published(source):
+        if weights != "model" or kind or head_model or bounds:
+            mend = "leave --weights, --kind, --head-model and --bounds away"
+            raise UsageError(f"{source} is a head model, which needs no options of priors", mend=mend)
+        _import_head_model(source, out)
+        return
     prior = load_published(source, weights, kind, head_model, bounds)
     network, schedule = stored_as(prior)
     write_prior(out, prior, network, schedule)
     console.result({"prior": str(out), **prior.describe()}, f"{out}\nlook at it: davatar prior show {out}")
+
+
+def _import_head_model(source: Path, out: Path) -> None:
+    from davatar.headmodel.head_model import HeadModel
+    from davatar.headmodel.published_checkpoint import load_published
+    from davatar.headmodel.weights import save_published
+
+    save_published(out, load_published(source))
+    document = HeadModel.from_pretrained(out).describe()
+    console.result({"head_model": str(out), **document}, f"{out}\nlook at it: davatar prior show {out}")
 
 
 @app.command()
@@ -183,7 +245,7 @@ def show(
     name: Annotated[
         str,
         typer.Argument(
-            help="prior: shipped name, run, file or published folder; or a head model: open, a run",
+            help="prior or head model: shipped name, run, file of ours, published checkpoint or folder",
             autocompletion=_prior_names,
         ),
     ],
@@ -196,13 +258,24 @@ def show(
     sheet: Annotated[
         Path | None, typer.Option(help="with --evaluate, head models: picture (.png) of true and predicted heads")
     ] = None,
-    n: Annotated[int, typer.Option("-n", min=20, help="samples to judge")] = 1000,
-    steps: Annotated[int, typer.Option(help="noise levels walked per sample")] = 50,
+    identities: Annotated[
+        int, typer.Option(min=1, help="head models: people it is measured on, three expressions each")
+    ] = 5,
+    fit: Annotated[bool, typer.Option(help="head models: also with codes fitted to the surfaces")] = True,
+    islands: Annotated[int, typer.Option(min=0, help="head models: random heads searched for floating pieces")] = 0,
+    n: Samples = 1000,
+    steps: Steps = 50,
     seed: Annotated[int, typer.Option(help="of samples and noise")] = 0,
+    surfaces: Surfaces = 0,
+    head_model: Annotated[str, typer.Option(help="head model for --surfaces")] = "open",
 ) -> None:
-    """Say what a prior or a head model is, and with --evaluate how good it is."""
-    if name == "open" or name.startswith(f"{PREFIX['nphm']}-"):
-        _show_head_model(name, evaluate, sheet)
+    """Say what a prior or a head model is, and with --evaluate how good it is.
+
+    A head model takes about half a minute of CPU per head (three per identity), half of it for the fit: minutes for
+    the default, half an hour for --identities 20; islands take some seconds per head.
+    """
+    if _is_head_model(name):
+        _show_head_model(name, evaluate, sheet, identities=identities, fitted=fit, islands=islands)
         return
     from davatar.prior.code_prior import CodePrior
 
@@ -211,48 +284,86 @@ def show(
     settings = document.pop("settings", {})
     console.table(["", name], [[key.replace("_", " "), str(value)] for key, value in document.items()])
     if evaluate:
-        figures = _evaluate(prior, n, steps, seed)
+        from davatar.cli.prior_figures import show_figures
+        from davatar.prior.evaluation import evaluate as evaluate_prior
+        from davatar.prior.evaluation import trained_population
+
+        parts = n, steps, seed, surfaces, _surface_model(surfaces, head_model)
+        figures = evaluate_prior(prior, trained_population(prior), *parts, console.progress())
         document["evaluation"] = figures
-        _show_evaluation(figures)
+        show_figures(name, figures)
     console.result({"name": name, **document, "settings": settings})
 
 
-def _show_head_model(name: str, evaluate: bool, sheet: Path | None) -> None:
-    from davatar.headmodel.evaluate import evaluate_open
+def _is_head_model(name: str) -> bool:
+    from davatar.headmodel.published_checkpoint import is_published
+    from davatar.headmodel.weights import is_head_model
+
+    path = Path(name)
+    if path.exists():
+        return is_published(path) or any(is_head_model(file) for file in (path, path / "model.safetensors"))
+    return name == "open" or name.startswith(f"{PREFIX['nphm']}-")
+
+
+def _surface_model(surfaces: int, name: str):
+    if not surfaces:
+        return None
+    from davatar.headmodel.head_model import HeadModel
+
+    return HeadModel.from_pretrained(_head_model(name))
+
+
+@app.command()
+def evaluate(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="priors; `families`: one trained on the spot on identities that are no Gaussian; default: the shipped "
+            "ones and families",
+            autocompletion=_prior_names,
+        ),
+    ] = None,
+    n: Samples = 1000,
+    steps: Steps = 50,
+    seed: Annotated[int, typer.Option(help="of samples and noise")] = 0,
+    surfaces: Surfaces = 0,
+    head_model: Annotated[str, typer.Option(help="head model for --surfaces")] = "open",
+    out: Annotated[Path | None, typer.Option(help="also write the figures there (.json)")] = None,
+) -> None:
+    """Measure priors beside the Gaussian fitted to their data, on held-out codes and meshes; exit code 5 if one fails.
+
+    Minutes of CPU: it says which claims hold (beats the Gaussian, or equals it where the population is one; does not
+    repeat training values) and prints the figures behind them.
+    """
+    from davatar.cli.prior_figures import show_claims, show_figures
+    from davatar.prior.evidence import OPEN, gather_evidence
+
+    model = _surface_model(surfaces, head_model)
+    found = gather_evidence(names or OPEN, n, steps, seed, surfaces, model, console.progress())
+    for name, figures in found["priors"].items():
+        show_figures(name, figures)
+    show_claims(found["claims"])
+    if out is not None:
+        from davatar.core.files import write_json
+
+        write_json(out, found)
+    failed = [f"{claim['prior']} {claim['says']}" for claim in found["claims"] if not claim["holds"]]
+    console.result(found)
+    if failed:
+        raise VerificationError(f"{len(failed)} of {len(found['claims'])} claims do not hold: {'; '.join(failed)}")
+
+
+def _show_head_model(name: str, evaluate: bool, sheet: Path | None, **asked: Any) -> None:
     from davatar.headmodel.head_model import HeadModel
 
     model = HeadModel.from_pretrained(_head_model(name))
-    document = model.describe()
+    document = {"kind": "head model", **model.describe()}
     console.table(["", name], [[key.replace("_", " "), str(value)] for key, value in document.items()])
     if evaluate:
-        figures = evaluate_open(model, sheet=sheet, progress=console.progress())
+        from davatar.cli.head_model_figures import show_figures
+        from davatar.headmodel.evaluate import evaluate_open
+
+        figures = evaluate_open(model, sheet=sheet, progress=console.progress(), **asked)
         document["evaluation"] = figures
-        for title in ("truth_to_prediction_mm", "prediction_to_truth_mm"):
-            rows = [[region, f"{v['mean']:.3f}", f"{v['p95']:.3f}"] for region, v in figures[title].items()]
-            console.table([title.replace("_", " "), "mean", "95 %"], rows)
-        console.table(["steepness of the field", ""], [[k, f"{v:.3f}"] for k, v in figures["steepness"].items()])
-        rows = [[move, *(f"{share:.2f}" for share in shares.values())] for move, shares in figures["movements"].items()]
-        console.table(["share of the true movement", "at 100 %", "at 10 %"], rows)
-        console.table(["floating pieces", "heads"], [[str(figures["floating_pieces"]), str(figures["heads"])]])
+        show_figures(figures)
     console.result({"name": name, **document})
-
-
-def _evaluate(prior: Any, n: int, steps: int, seed: int) -> dict[str, Any]:
-    from davatar.prior.evaluation import evaluate, trained_population
-
-    return evaluate(prior, trained_population(prior), n, steps, seed)
-
-
-def _show_evaluation(figures: dict[str, Any]) -> None:
-    names = list(next(iter(figures["samples"].values())))
-    rows = [
-        [row, *("" if value is None else f"{value:.4f}" for value in values.values())]
-        for row, values in figures["samples"].items()
-    ]
-    console.table(["samples", *(name.replace("_", " ") for name in names)], rows)
-    rows = [
-        [reference, level, f"{pair['prior']:.4f}", f"{pair['gaussian']:.4f}"]
-        for reference, levels in figures["loss"].items()
-        for level, pair in levels.items()
-    ]
-    console.table(["denoising of", "noise level", "prior's loss", "Gaussian's loss"], rows)

@@ -16,14 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from davatar.core.errors import ConfigError, DataError, UsageError
+from davatar.diffusion.library import LibraryName
 from davatar.diffusion.parameterization import PredictionType
-from davatar.diffusion.samplers import as_denoiser, sample_ancestral, sample_ddim, sample_dpm_solver
+from davatar.diffusion.samplers import as_denoiser, sample_ancestral, sample_ddim, sample_dpm_solver, sample_unipc
 from davatar.diffusion.schedule import NoiseSchedule
 from davatar.prior.guidance import Mode, guidance
 from davatar.prior.normalization import Normalization
 
 Kind = Literal["identity", "expression", "joint"]
-Sampler = Literal["dpm", "ddim", "ancestral"]
+Sampler = Literal["dpm", "unipc", "ddim", "ancestral"]
 
 
 @dataclass(frozen=True)
@@ -77,37 +78,70 @@ class CodePrior:
         """[..., Lw] -> [..., L]; differentiable."""
         return self.normalization.denormalise(normalised)
 
+    def noise(self, n: int, seed: int = 0, generator: torch.Generator | None = None) -> Tensor:
+        """[n, Lw] unit noise on normalised codes; from `generator` where one is given, else by `seed`."""
+        generator = generator or torch.Generator().manual_seed(seed)
+        return torch.randn(n, self.normalization.size, generator=generator)
+
+    def scheduler(self, name: LibraryName) -> Any:
+        """A diffusers scheduler with this prior's noise levels, for `sample` or for loops of one's own.
+
+        Raises:
+            ConfigError: an unknown name, or a clamp that the library cannot do (published priors, dpm and unipc).
+        """
+        from davatar.diffusion.library import library_scheduler
+
+        return library_scheduler(name, self.schedule, self.prediction, self.normalization.clip)
+
     @torch.no_grad()
-    def sample(self, n: int, steps: int = 50, seed: int = 0, sampler: Sampler = "dpm") -> Tensor:
+    def sample(
+        self, n: int, steps: int = 20, seed: int = 0, sampler: Sampler | Any = "dpm", start: Tensor | None = None
+    ) -> Tensor:
         """[n, L] codes; the same seed gives the same codes.
 
         Args:
-            steps: noise levels walked; "ancestral" (as published) wants all of them.
+            steps: noise levels walked; "dpm" (DPM-Solver++ 2M) and "unipc" need few, "ancestral" (as published)
+                wants all of them.
+            sampler: a name, or a scheduler of diffusers (`scheduler` makes some).
+            start: [n, Lw] unit noise to start from; None: by `seed`.
 
         Raises:
             UsageError: fewer than one sample.
             ConfigError: a step count or sampler that does not exist.
+            DataError: the network makes values that are not finite, or `start` has another shape.
         """
         if n < 1:
             raise UsageError(f"{n} samples were asked for", mend="ask for at least 1")
         generator = torch.Generator().manual_seed(seed)
         like = next(self.network.parameters())
+        noise = self.noise(n, generator=generator) if start is None else start
+        if noise.shape != (n, self.normalization.size):
+            raise DataError(f"noise has shape {list(noise.shape)}, expected {[n, self.normalization.size]}")
 
         def draw() -> Tensor:
-            return torch.randn(n, 1, self.normalization.size, generator=generator).to(like)
+            return self.noise(n, generator=generator).to(like)[:, None]
 
         path = self.schedule.path_of(steps)
         denoise = as_denoiser(self.network, self.prediction, self.normalization.clip)
-        start = draw()
-        if sampler == "dpm":
-            normalised = sample_dpm_solver(denoise, start, path)
+        first = noise.to(like)[:, None]
+        if not isinstance(sampler, str):
+            from davatar.diffusion.library import sample_library
+
+            normalised = sample_library(self.network, sampler, first, steps, generator)
+        elif sampler == "dpm":
+            normalised = sample_dpm_solver(denoise, first, path)
+        elif sampler == "unipc":
+            normalised = sample_unipc(denoise, first, path)
         elif sampler == "ddim":
-            normalised = sample_ddim(denoise, start, path)
+            normalised = sample_ddim(denoise, first, path)
         elif sampler == "ancestral":
-            normalised = sample_ancestral(denoise, start, path, draw)
+            normalised = sample_ancestral(denoise, first, path, draw)
         else:
-            raise ConfigError(f"sampler {sampler!r}, expected dpm, ddim or ancestral")
-        return self.denormalise(normalised[:, 0])
+            raise ConfigError(f"sampler {sampler!r}, expected dpm, unipc, ddim or ancestral")
+        codes = self.denormalise(normalised[:, 0])
+        if not torch.isfinite(codes).all():
+            raise DataError(f"the {self.kind} prior makes codes that are not finite", mend="train it again")
+        return codes
 
     def guidance(
         self,
@@ -116,13 +150,14 @@ class CodePrior:
         noise: Tensor | None = None,
         mode: Mode = "denoise",
         grad_scale: float = 1.0,
+        generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The prior's value at some codes and its gradient (spec dphm 6.4).
 
         Args:
             codes: [B, L]; one row per frame.
             t: time index, one for all rows or [B]; the published range is 400 to 600 of 1000.
-            noise: [B, Lw] unit noise; None draws it from torch's generator.
+            noise: [B, Lw] unit noise; None draws it from `generator`, or else from torch's own.
             mode: "denoise" (published) or "score".
             grad_scale: only for "score".
 
@@ -140,7 +175,7 @@ class CodePrior:
                 f"times {int(times.min())} to {int(times.max())} leave the schedule's 0 to {self.steps - 1}"
             )
         if noise is None:
-            noise = torch.randn(len(codes), self.normalization.size, dtype=codes.dtype, device=codes.device)
+            noise = torch.randn(len(codes), self.normalization.size, generator=generator).to(codes)
         if noise.shape != (len(codes), self.normalization.size):
             expected = [len(codes), self.normalization.size]
             raise DataError(f"noise has shape {list(noise.shape)}, expected {expected}")

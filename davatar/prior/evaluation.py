@@ -1,84 +1,108 @@
 """How good a prior is: its samples and its denoising beside a fitted Gaussian's, on values training never saw.
 
-Distances are between normalised values (unit variance per coefficient). Rows:
+Rows:
 
     data       fresh draws of the training population: what the best possible prior would show
     prior      samples of the prior
     gaussian   samples of the Gaussian with the training values' mean and covariance
 
-Captured expressions come from one performance, so held-out stretches differ from the training ones: the row
-"data" shows by how much, and `mmd_training` measures against fresh training draws instead.
-For identities of the open head model the population is a Gaussian, so a prior can equal that row and
-not beat it.
+Code distances are between normalised values, in standard deviations per coefficient. Where codes stand
+for morphable heads, meshes are compared vertex by vertex in mm; surfaces of the head model itself are
+compared by chamfer distance, which is dear and therefore asked for. Captured expressions come from one
+performance, so held-out stretches differ from the training ones: the row "data" shows by how much, and
+`kernel_training` measures against fresh training draws instead.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import torch
-from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from davatar.core.errors import UsageError
+from davatar.core.progress import Progress, silent
 from davatar.core.settings import from_mapping
 from davatar.diffusion.loss import Network
 from davatar.diffusion.parameterization import PredictionType, add_noise, target
 from davatar.diffusion.schedule import NoiseSchedule
+from davatar.headmodel.head_model import HeadModel
 from davatar.prior.code_prior import CodePrior
-from davatar.prior.population import STATISTICS_DRAWS, Population, make_population
+from davatar.prior.gaussian import gaussian_network, gaussian_of
+from davatar.prior.head_distance import MM_PER_METRE, chamfer_distances, surface_points, vertex_space
+from davatar.prior.matching import NEIGHBOURS, code_figures, distances, match_figures, neighbour_figures
+from davatar.prior.population import Population, make_population
 from davatar.prior.settings import PriorSettings
 
-NEIGHBOURS = 5
 NOISE_LEVELS = (0.02, 0.1, 0.3, 0.6)  # shares of the schedule: late, hardly noisy times first
+TRAINING_DRAWS = 20000  # training values among which a sample's nearest is looked for
+SURFACE_RESOLUTION = 48
+SURFACE_POINTS = 1000
 
 
-@dataclass(frozen=True)
-class SampleFigures:
-    mmd: float  # squared kernel distance to the held-out values, unbiased; 0 for the same distribution
-    mmd_training: float  # the same to fresh draws of the training population
-    coverage: float  # share of held-out values with a sample nearer than their own fifth neighbour
-    precision: float  # share of samples nearer to some held-out value than that one's fifth neighbour
-    to_samples: float  # mean distance from a held-out value to the nearest sample, standard deviations per coefficient
-    from_samples: float  # and the other way
-    outside: float | None = None  # share of coefficients beyond -0.05 .. 1.05; expressions only
-    active: float | None = None  # mean number of coefficients above 0.05; expressions only
-
-
-def evaluate(prior: CodePrior, population: Population, n: int = 1000, steps: int = 50, seed: int = 0) -> dict:
+def evaluate(
+    prior: CodePrior,
+    population: Population,
+    n: int = 1000,
+    steps: int = 50,
+    seed: int = 0,
+    surfaces: int = 0,
+    head: HeadModel | None = None,
+    progress: Progress = silent,
+) -> dict[str, Any]:
     """Figures of samples and of denoising.
 
     Args:
         n: values per set.
         steps: sampling steps of the prior.
+        surfaces: heads per set whose surfaces are compared too (seconds each); needs `head`.
 
     Returns:
-        "samples": row name -> `SampleFigures` as a dict; "loss": reference -> noise level -> {"prior", "gaussian"},
-        mean squared error of the network's output (gaussian: of the exact denoiser of that Gaussian).
+        "codes", "meshes" (morphable populations), "surfaces" (if asked for) and "training_neighbours": row -> figures;
+        "loss": reference -> noise level -> {"prior", "gaussian"}, mean squared error of the network's output
+        (gaussian: of the exact denoiser of that Gaussian).
+
+    Raises:
+        UsageError: surfaces without a head model, or fewer than a handful of values.
     """
+    if n <= NEIGHBOURS or 0 < surfaces <= NEIGHBOURS:
+        raise UsageError(f"more than {NEIGHBOURS} values are needed per set", mend="ask for 20 or more")
+    if surfaces and head is None:
+        raise UsageError("surfaces were asked for without a head model", mend="name the head model")
     rng = np.random.default_rng([seed, 7])
     reference = population.normalised(population.held_out(n, rng))
     mean, covariance = gaussian_of(population, seed)
-    codes = prior.sample(n, steps, seed)
     drawn = {
         "data": population.normalised(population.draw(n, rng)),
-        "prior": prior.normalise(codes).numpy(),
+        "prior": prior.normalise(prior.sample(n, steps, seed)).numpy(),
         "gaussian": rng.multivariate_normal(mean, covariance, n, method="eigh").astype(np.float32),
     }
     fresh = population.normalised(population.draw(n, rng))
+    training = population.normalised(population.draw(TRAINING_DRAWS, rng))
     weights_of = population if prior.kind == "expression" else None
-    rows = {name: asdict(sample_figures(reference, fresh, drawn[name], weights_of)) for name in drawn}
+    out: dict[str, Any] = {
+        "codes": {name: asdict(code_figures(reference, fresh, drawn[name], weights_of)) for name in drawn}
+    }
+    if population.morphable:
+        out["meshes"] = _by_row(reference, drawn, _vertex_distances(prior, population))
+    if surfaces:
+        some = {name: values[:surfaces] for name, values in drawn.items()}
+        out["surfaces"] = _by_row(reference[:surfaces], some, _Surfaces(prior, head, seed, progress))
+    sets = {"held-out": reference} | drawn
+    out["training_neighbours"] = {name: asdict(neighbour_figures(sets[name], training)) for name in sets}
     references = {"held-out": reference}
     if population.captured is not None:
         references["captured"] = population.normalised(population.captured)
     exact = gaussian_network(mean, covariance, prior.schedule, prior.prediction)
-    losses = {}
+    out["loss"] = {}
     for name, values in references.items():
         ours = level_losses(prior.network, prior.schedule, prior.prediction, values, seed)
         theirs = level_losses(exact, prior.schedule, prior.prediction, values, seed)
-        losses[name] = {level: {"prior": ours[level], "gaussian": theirs[level]} for level in ours}
-    return {"samples": rows, "loss": losses}
+        out["loss"][name] = {level: {"prior": ours[level], "gaussian": theirs[level]} for level in ours}
+    return out
 
 
 def trained_population(prior: CodePrior) -> Population:
@@ -93,54 +117,41 @@ def trained_population(prior: CodePrior) -> Population:
     return make_population(prior.kind, settings.data, settings.seed, prior.normalization)
 
 
-def gaussian_of(population: Population, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Mean [Lw] and covariance [Lw, Lw] of the normalised training values."""
-    values = population.normalised(population.draw(STATISTICS_DRAWS, np.random.default_rng([seed, 8])))
-    return values.mean(axis=0, dtype=np.float64), np.cov(values.astype(np.float64), rowvar=False)
+Distances = Callable[[np.ndarray, np.ndarray], np.ndarray]  # normalised values [n, Lw], [m, Lw] -> [n, m]
 
 
-def sample_figures(
-    reference: np.ndarray, training: np.ndarray, samples: np.ndarray, expressions: Population | None = None
-) -> SampleFigures:
-    """
-    Args:
-        reference, training, samples: [n, K] normalised values: held out, fresh training draws, what is judged.
-        expressions: gives the weights back; None where "outside" and "active" mean nothing.
-    """
-    between, within, among = cdist(reference, samples), cdist(reference, reference), cdist(samples, samples)
-    radius = np.sort(within, axis=1)[:, NEIGHBOURS]  # its own zero is the first
-    near = between < radius[:, None]
-    outside = active = None
-    if expressions is not None:
-        weights = expressions.values(samples)
-        outside = float(((weights < -0.05) | (weights > 1.05)).mean())
-        active = float((weights > 0.05).sum(axis=1).mean())
-    scale = np.sqrt(reference.shape[1])
-    return SampleFigures(
-        mmd=kernel_distance(between, within, among),
-        mmd_training=kernel_distance(cdist(training, samples), cdist(training, training), among),
-        coverage=float(near.any(axis=1).mean()),
-        precision=float(near.any(axis=0).mean()),
-        to_samples=float(between.min(axis=1).mean() / scale),
-        from_samples=float(between.min(axis=0).mean() / scale),
-        outside=outside,
-        active=active,
-    )
+def _by_row(reference: np.ndarray, drawn: dict[str, np.ndarray], between: Distances) -> dict[str, dict[str, float]]:
+    within = between(reference, reference)
+    return {name: asdict(match_figures(between(reference, values), within)) for name, values in drawn.items()}
 
 
-def kernel_distance(between: np.ndarray, one: np.ndarray, two: np.ndarray) -> float:
-    """Squared maximum mean discrepancy from three distance matrices, unbiased; Gaussian kernels.
+def _vertex_distances(prior: CodePrior, population: Population) -> Distances:
+    space = vertex_space(prior.kind)
+    return lambda one, two: distances(population.values(one) @ space, population.values(two) @ space)
 
-    Widths are a fifth to a half of the median distance: wider ones hardly see more than mean and covariance,
-    which a fitted Gaussian has right by construction.
-    """
-    width = np.median(one[~np.eye(len(one), dtype=bool)])
-    total = 0.0
-    for factor in (0.2, 0.35, 0.5):
-        k_between, k_one, k_two = (np.exp(-((d / (factor * width)) ** 2) / 2) for d in (between, one, two))
-        n, m = len(one), len(two)
-        total += (k_one.sum() - n) / (n * (n - 1)) + (k_two.sum() - m) / (m * (m - 1)) - 2 * k_between.mean()
-    return float(total / 3)
+
+class _Surfaces:
+    """Chamfer distances (mm) of the head model's own surfaces; each surface is made once."""
+
+    def __init__(self, prior: CodePrior, head: HeadModel, seed: int, progress: Progress):
+        self.prior, self.head, self.seed, self.progress = prior, head, seed, progress
+        self.known: dict[bytes, np.ndarray] = {}
+
+    def __call__(self, one: np.ndarray, two: np.ndarray) -> np.ndarray:
+        return chamfer_distances(self.points(one), self.points(two))
+
+    def points(self, values: np.ndarray) -> list[np.ndarray]:
+        from davatar.prior.heads import SampledCodes, meshes
+
+        new = [row for row in values if row.tobytes() not in self.known]
+        if new:
+            codes = self.prior.denormalise(torch.as_tensor(np.stack(new)))
+            split = SampledCodes.of(self.prior.kind, codes, self.head)
+            made = meshes(self.head, split, SURFACE_RESOLUTION, self.progress)
+            for k, (row, mesh) in enumerate(zip(new, made, strict=True)):
+                points = surface_points(mesh, SURFACE_POINTS, np.random.default_rng([self.seed, 13, k]))
+                self.known[row.tobytes()] = MM_PER_METRE * points
+        return [self.known[row.tobytes()] for row in values]
 
 
 @torch.no_grad()
@@ -152,7 +163,7 @@ def level_losses(
     Args:
         values: [n, Lw] normalised.
     """
-    clean = torch.as_tensor(values)[:, None]
+    clean: Tensor = torch.as_tensor(values)[:, None]
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed))
     out = {}
     for share in NOISE_LEVELS:
@@ -162,19 +173,3 @@ def level_losses(
         output = network(add_noise(clean, noise, signal, scale), t)
         out[f"t{time}"] = float((output - target(prediction, clean, noise, signal, scale)).square().mean())
     return out
-
-
-def gaussian_network(
-    mean: np.ndarray, covariance: np.ndarray, schedule: NoiseSchedule, prediction: PredictionType
-) -> Network:
-    """The exact network of a Gaussian population: the best that any linear denoiser can do."""
-    values, axes = np.linalg.eigh(covariance)
-    values, axes, center = (torch.as_tensor(x, dtype=torch.float32) for x in (values.clip(0), axes, mean))
-
-    def network(noisy: Tensor, t: Tensor) -> Tensor:
-        signal, scale = schedule.at(t, noisy)
-        gain = signal * values / (signal**2 * values + scale**2)
-        clean = center + ((noisy - signal * center) @ axes * gain) @ axes.T
-        return target(prediction, clean, (noisy - signal * clean) / scale, signal, scale)
-
-    return network

@@ -76,6 +76,7 @@ class LinearNormalization:
 
     mean: np.ndarray  # [L] float32, the code of the mean coefficients
     from_whitened: np.ndarray  # [Lw, L] float32, the code's change per standard deviation of each coefficient
+    spread: np.ndarray | None = None  # [Lw] float32; where given, float16 holds from_whitened / spread exactly
     clip = None
 
     def __post_init__(self):
@@ -108,7 +109,19 @@ class LinearNormalization:
             offset: [L] code at zero coefficients.
             mean, spread: [K] of the coefficients over the population.
         """
-        return cls(offset + mean @ code_of, spread[:, None] * code_of)
+        code_of, spread = code_of.astype(np.float32), spread.astype(np.float32)
+        exact = np.array_equal(code_of.astype(np.float16), code_of)
+        return cls(offset + mean @ code_of, spread[:, None] * code_of, spread if exact else None)
+
+    @classmethod
+    def joined(cls, one: LinearNormalization, two: LinearNormalization) -> LinearNormalization:
+        """For codes that are both codes, one after the other."""
+        rows = np.zeros((one.size + two.size, one.code_size + two.code_size), np.float32)
+        rows[: one.size, : one.code_size] = one.from_whitened
+        rows[one.size :, one.code_size :] = two.from_whitened
+        known = one.spread is not None and two.spread is not None
+        spread = np.concatenate([one.spread, two.spread]) if known else None
+        return cls(np.concatenate([one.mean, two.mean]), rows, spread)
 
     @property
     def code_size(self) -> int:
@@ -135,7 +148,10 @@ class LinearNormalization:
         return (codes - self.denormalise(self.normalise(codes))) / (0.1 * self._spread)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        return {"mean": self.mean, "from_whitened": self.from_whitened}
+        if self.spread is None:
+            return {"mean": self.mean, "from_whitened": self.from_whitened}
+        code_of = (self.from_whitened / self.spread[:, None]).astype(np.float16)  # half the file, no digit lost
+        return {"mean": self.mean, "from_coefficients": code_of, "spread": self.spread}
 
     @staticmethod
     def _like(array: np.ndarray, other: Tensor) -> Tensor:
@@ -152,4 +168,9 @@ def normalization_from_arrays(arrays: dict[str, np.ndarray], code_size: int) -> 
         return RangeNormalization(float(arrays["low"][0]), float(arrays["high"][0]), code_size)
     if {"mean", "from_whitened"} <= arrays.keys():
         return LinearNormalization(arrays["mean"], arrays["from_whitened"])
+    if {"mean", "from_coefficients", "spread"} <= arrays.keys():
+        spread = arrays["spread"].astype(np.float32)
+        return LinearNormalization(
+            arrays["mean"], spread[:, None] * arrays["from_coefficients"].astype(np.float32), spread
+        )
     raise DataError(f"holds no normalisation, only {sorted(arrays)}", mend="train or import the prior again")

@@ -3,16 +3,16 @@
 The open head model's codes are linear images of morphable coefficients, so its populations are drawn
 as coefficients: identities are standard normal (that is how the morphable model defines them);
 expressions are captured frames (some mirrored, some weaker or stronger), captured frames with one to
-seven single shapes on top, and single shapes alone. A head model trained from scans has a table of
-codes instead. Values are what is drawn (coefficients or codes); normalised values are what a network
-sees, unit variance each.
+seven single shapes on top, and single shapes alone. Since no prior can beat a Gaussian on normal
+identities, there is also a population of families: finitely many people who resemble their relatives.
+A head model trained from scans has a table of codes instead. Values are what is drawn (coefficients or
+codes); normalised values are what a network sees, unit variance each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from davatar.headmodel.ict_codes import code_maps
 from davatar.headmodel.ict_samples import sample_expressions, sample_identities
 from davatar.headmodel.morphable import open_morphable
 from davatar.prior.code_prior import Kind
+from davatar.prior.code_rows import CodeRows, load_code_rows
 from davatar.prior.mocap import load_mocap
 from davatar.prior.normalization import LinearNormalization, Normalization, RangeNormalization
 from davatar.prior.settings import DataSettings
@@ -30,6 +31,9 @@ Draw = Callable[[int, np.random.Generator], np.ndarray]  # (count, generator) ->
 STATISTICS_DRAWS = 20000
 SINGLE_SHAPES = 16384  # drawn once and then picked from: drawing them costs more than a training step
 HELD_OUT_SHAPES = 4096
+NEVER_MOVES = 1e-3  # standard deviation of a shape that the frames do not contain; nothing is divided by zero
+FAMILIES, PEOPLE = 16, 4096
+RESEMBLANCE = 0.9  # of a coefficient's standard deviation lies in the family, the rest is the person's own
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ class Population:
     spread: np.ndarray  # [K] their standard deviation
     about: str  # one sentence for the prior's file
     captured: np.ndarray | None = None  # [M, K] held-out captured frames, where there are any
+    morphable: bool = False  # whether values are coefficients of the open morphable model
+    normal: bool = False  # whether it is a Gaussian by definition, so that no prior can beat one
 
     def normalised(self, values: np.ndarray) -> np.ndarray:
         """[n, K] values -> [n, Lw] float32, what the network sees."""
@@ -64,23 +70,43 @@ def open_population(
         DataError: the motion file is unreadable or its shapes are not those of the open model.
     """
     if kind == "identity":
-        return _identities(normalization)
+        return _identities(settings, seed, normalization)
     if kind == "expression":
         return _expressions(settings, seed, normalization)
-    return _joined(_identities(None), _expressions(settings, seed, None))
+    return _joined(_identities(settings, seed, None), _expressions(settings, seed, None), normalization)
 
 
-def _identities(normalization: Normalization | None) -> Population:
-    def draw(count: int, rng: np.random.Generator) -> np.ndarray:
-        return sample_identities(count, rng)
-
+def _identities(settings: DataSettings, seed: int, normalization: Normalization | None) -> Population:
     count = len(open_morphable().identity)
-    mean, spread = np.zeros(count), np.ones(count)
+    if settings.identities == "families":
+        draw, held_out, mean, spread = _families(count, seed)
+        about = f"{PEOPLE} people in {FAMILIES} families of relatives, coefficients of the ICT-FaceKit model"
+    else:
+        draw = held_out = sample_identities
+        mean, spread = np.zeros(count), np.ones(count)
+        about = "identity coefficients of the ICT-FaceKit model, independent standard normal"
     if normalization is None:
         code_of = code_maps(open_morphable()).identity.T.astype(np.float64)
         normalization = LinearNormalization.from_coefficients(code_of, np.zeros(code_of.shape[1]), mean, spread)
-    about = "identity coefficients of the ICT-FaceKit model, independent standard normal"
-    return Population("identity", normalization, draw, draw, mean, spread, about)
+    normal = settings.identities == "normal"
+    return Population("identity", normalization, draw, held_out, mean, spread, about, morphable=True, normal=normal)
+
+
+def _families(count: int, seed: int) -> tuple[Draw, Draw, np.ndarray, np.ndarray]:
+    """Training people (finitely many), unlimited unseen relatives of theirs, and the training mean and spread."""
+    rng = np.random.default_rng([seed, 5])
+    centers = RESEMBLANCE * rng.standard_normal((FAMILIES, count))
+    own = np.sqrt(1 - RESEMBLANCE**2)
+
+    def relatives(number: int, rng: np.random.Generator) -> np.ndarray:
+        return centers[rng.integers(FAMILIES, size=number)] + own * rng.standard_normal((number, count))
+
+    people = relatives(PEOPLE, rng)
+
+    def draw(number: int, rng: np.random.Generator) -> np.ndarray:
+        return people[rng.integers(PEOPLE, size=number)]
+
+    return draw, relatives, people.mean(axis=0), people.std(axis=0)
 
 
 def _expressions(settings: DataSettings, seed: int, normalization: Normalization | None) -> Population:
@@ -90,7 +116,7 @@ def _expressions(settings: DataSettings, seed: int, normalization: Normalization
     draw = _expression_draw(motion.training(), settings, SINGLE_SHAPES, np.random.default_rng([seed, 1]))
     held_out = _expression_draw(motion.evaluation(), settings, HELD_OUT_SHAPES, np.random.default_rng([seed, 2]))
     values = draw(STATISTICS_DRAWS, np.random.default_rng([seed, 3]))
-    mean, spread = values.mean(axis=0), values.std(axis=0)
+    mean, spread = values.mean(axis=0), values.std(axis=0).clip(NEVER_MOVES)
     if normalization is None:
         scale = code_maps(model).expression.astype(np.float64)
         normalization = LinearNormalization.from_coefficients(np.diag(scale), np.zeros(len(scale)), mean, spread)
@@ -98,7 +124,7 @@ def _expressions(settings: DataSettings, seed: int, normalization: Normalization
         f"expressions: {settings.captured:.0%} captured frames ({len(motion.training())} frames of one performer, test "
         f"recordings left out), {settings.overlaid:.0%} with single shapes on top, the rest single shapes alone"
     )
-    return Population("expression", normalization, draw, held_out, mean, spread, about, motion.evaluation())
+    return Population("expression", normalization, draw, held_out, mean, spread, about, motion.evaluation(), True)
 
 
 def _expression_draw(frames: np.ndarray, settings: DataSettings, shapes: int, once: np.random.Generator) -> Draw:
@@ -126,7 +152,7 @@ def _expression_draw(frames: np.ndarray, settings: DataSettings, shapes: int, on
     return draw
 
 
-def _joined(identity: Population, expression: Population) -> Population:
+def _joined(identity: Population, expression: Population, normalization: Normalization | None) -> Population:
     """Both codes one after the other, drawn independently."""
 
     def draw(count: int, rng: np.random.Generator) -> np.ndarray:
@@ -135,49 +161,60 @@ def _joined(identity: Population, expression: Population) -> Population:
     def held_out(count: int, rng: np.random.Generator) -> np.ndarray:
         return np.concatenate([identity.held_out(count, rng), expression.held_out(count, rng)], axis=1)
 
-    one, two = identity.normalization, expression.normalization
-    rows = np.zeros((one.size + two.size, one.code_size + two.code_size), np.float32)
-    rows[: one.size, : one.code_size] = one.from_whitened
-    rows[one.size :, one.code_size :] = two.from_whitened
+    if normalization is None:
+        normalization = LinearNormalization.joined(identity.normalization, expression.normalization)
     return Population(
         "joint",
-        LinearNormalization(np.concatenate([one.mean, two.mean]), rows),
+        normalization,
         draw,
         held_out,
         np.concatenate([identity.mean, expression.mean]),
         np.concatenate([identity.spread, expression.spread]),
         f"{identity.about}; {expression.about}",
+        morphable=True,
     )
 
 
-def table_population(kind: Kind, table: np.ndarray, settings: DataSettings, seed: int = 0) -> Population:
-    """Codes of a trained head model: rows of its table, every row as likely as another, one in ten held out.
+def table_population(kind: Kind, rows: CodeRows, settings: DataSettings, seed: int = 0) -> Population:
+    """Codes of a trained head model: rows of its table; one in ten (people, where rows say whose) is held out.
 
     Args:
-        table: [N, L] codes.
         settings: `normalization` "range" scales as the published priors do; "whiten" goes to principal components.
 
     Raises:
         DataError: too few rows, or values that are not finite.
     """
-    if table.ndim != 2 or len(table) < 20 or not np.isfinite(table).all():
-        raise DataError(f"code table of shape {list(table.shape)}: at least 20 rows of finite codes are needed")
-    order = np.random.default_rng([seed, 4]).permutation(len(table))
-    kept, aside = table[order[len(table) // 10 :]], table[order[: len(table) // 10]]
+    table = rows.codes
+    if table.ndim != 2 or len(table) < 20:
+        raise DataError(f"code table of shape {list(table.shape)}: at least 20 rows of codes are needed")
+    if not np.isfinite(table).all():
+        bad = np.flatnonzero(~np.isfinite(table).all(axis=1))
+        raise DataError(f"code table holds values that are not finite, first in row {bad[0]}", mend="drop those rows")
+    aside = _held_out_rows(rows, np.random.default_rng([seed, 4]))
+    kept, left = table[~aside], table[aside]
+    weights = np.ones(len(table)) if rows.weights is None else rows.weights.astype(np.float64)
     if settings.normalization == "range":
         low, high = float(table.min()), float(table.max())
         normalization: Normalization = RangeNormalization(low, high, table.shape[1])
         mean, spread = np.full(table.shape[1], (low + high) / 2), np.full(table.shape[1], (high - low) / 2)
     else:
         normalization = _principal_components(kept)
-        kept, aside = ((x - normalization.mean) @ normalization.to_whitened for x in (kept, aside))
+        kept, left = ((x - normalization.mean) @ normalization.to_whitened for x in (kept, left))
         mean, spread = np.zeros(normalization.size), np.ones(normalization.size)
 
-    def rows(of: np.ndarray) -> Draw:
-        return lambda count, rng: of[rng.integers(len(of), size=count)]
+    def rows_of(some: np.ndarray, weight: np.ndarray) -> Draw:
+        return lambda count, rng: some[rng.choice(len(some), count, p=weight / weight.sum())]
 
+    draw, held_out = rows_of(kept, weights[~aside]), rows_of(left, weights[aside])
     about = f"{len(kept)} rows of a head model's {kind} code table"
-    return Population(kind, normalization, rows(kept), rows(aside), mean, spread, about)
+    return Population(kind, normalization, draw, held_out, mean, spread, about)
+
+
+def _held_out_rows(rows: CodeRows, rng: np.random.Generator) -> np.ndarray:
+    """[N] bool, a tenth of the people (at least one) or of the rows."""
+    people = np.arange(len(rows.codes)) if rows.people is None else rows.people
+    everyone = rng.permutation(np.unique(people))
+    return np.isin(people, everyone[: max(1, len(everyone) // 10)])
 
 
 def _principal_components(table: np.ndarray, explained: float = 0.9999) -> LinearNormalization:
@@ -190,32 +227,10 @@ def _principal_components(table: np.ndarray, explained: float = 0.9999) -> Linea
     return LinearNormalization(mean, spread[:keep, None] * axes[:keep])
 
 
-def load_code_table(path: str | Path, kind: Kind) -> np.ndarray:
-    """[N, L] codes from a .npy, an .npz (array `codes`), or the checkpoint of a published head model.
-
-    Raises:
-        DataError: the file is no table.
-    """
-    from davatar.prior.published import TABLES, code_tables
-
-    path = Path(path)
-    if path.suffix not in (".npy", ".npz"):
-        tables = code_tables(path)
-        if kind == "joint":
-            raise DataError("its two tables do not say which rows belong together", file=path, mend="give an .npz")
-        return tables[TABLES[kind][0]].numpy()
-    try:
-        with open(path, "rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            return np.asarray(loaded if path.suffix == ".npy" else loaded["codes"], np.float32)
-    except (OSError, KeyError, ValueError, EOFError) as error:
-        raise DataError(f"is not a readable code table: {error}", file=path, mend="save [N, L] as `codes`") from error
-
-
 def make_population(
     kind: Kind, settings: DataSettings, seed: int, normalization: Normalization | None = None
 ) -> Population:
     """What `settings.codes` names: "open", or a file of codes; `normalization` as in `open_population`."""
     if settings.codes == "open":
         return open_population(kind, settings, seed, normalization)
-    return table_population(kind, load_code_table(settings.codes, kind), settings, seed)
+    return table_population(kind, load_code_rows(settings.codes, kind), settings, seed)

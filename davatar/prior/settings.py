@@ -16,8 +16,12 @@ class DataSettings:
     """`open` (drawn from the morphable model), or a file with a code table."""
     normalization: Literal["whiten", "range"] = "whiten"
     """Of a code table; the open codes are always whitened."""
+    identities: Literal["normal", "families"] = "normal"
+    """Of the open model: as its publishers draw them, or people who resemble their relatives (no Gaussian)."""
     motion: str | None = None
     """File of captured expressions; none: the one that ships."""
+    head_model: str | None = None
+    """Whose codes a table holds, for pictures: a file or published folder; the open codes know theirs."""
     captured: float = 0.5
     """Share of expressions that are captured frames."""
     overlaid: float = 0.2
@@ -52,6 +56,10 @@ class PriorSettings:
     log_steps: int = 100
     validate_steps: int = 1000
     save_steps: int = 2000
+    preview_heads: int = 8
+    """Heads in the picture that is painted at every checkpoint; 0: none."""
+    trackers: tuple[str, ...] = ("tensorboard",)
+    """Where figures go besides metrics.jsonl, if installed: tensorboard, wandb."""
     half: bool = True
     """Store the finished network in float16."""
 

@@ -2,8 +2,9 @@
 
 Every random draw is a function of (seed, process, step), so a run that was killed and started again
 in the same folder ends, on a CPU, with exactly the weights of one that was not. A run folder gets
-checkpoints, metrics.jsonl (losses, and validation per noise level beside that of a fitted Gaussian)
-and at the end prior.safetensors, which `CodePrior.from_pretrained` reads.
+checkpoints, metrics.jsonl and TensorBoard events (losses, and validation per noise level beside that of
+a fitted Gaussian), previews (heads sampled with one seed) and at the end prior.safetensors, which
+`CodePrior.from_pretrained` reads.
 """
 
 from __future__ import annotations
@@ -32,17 +33,23 @@ from davatar.core.runs import CONFIG, Run
 from davatar.core.settings import Resolved, fields_of, to_mapping
 from davatar.diffusion.loss import training_loss
 from davatar.diffusion.schedule import named_schedule
+from davatar.headmodel.head_model import HeadModel
 from davatar.prior.checkpoint import FILE_NAME, write_prior
 from davatar.prior.code_prior import CodePrior, Kind
 from davatar.prior.ema import Ema
-from davatar.prior.evaluation import gaussian_network, gaussian_of, level_losses
+from davatar.prior.evaluation import level_losses
+from davatar.prior.gallery import preview
+from davatar.prior.gaussian import gaussian_network, gaussian_of
 from davatar.prior.network import build_network
 from davatar.prior.population import Population, make_population
+from davatar.prior.portrait import Rasterizes
 from davatar.prior.settings import PriorSettings
+from davatar.prior.trackers import start_trackers, tracked_accelerator
 
 CHUNK = 64  # steps whose values are drawn at once
 VALIDATION_VALUES = 1024
 STATE = "state.pt"
+PREVIEWS = "previews"
 LICENCES = {
     "identity": "weights Apache-2.0; derived from ICT-FaceKit (MIT)",
     "expression": "weights Apache-2.0; derived from ICT-FaceKit (MIT) and captured motion (MIT)",
@@ -77,12 +84,14 @@ def train_prior(
     out_folder: str | Path,
     progress: Progress = silent,
     population: Population | None = None,
+    rasterizer: Rasterizes | None = None,
 ) -> Path:
     """Train a prior, or go on where a stopped run in `out_folder` is.
 
     Args:
         kind: "identity", "expression" or "joint" (both codes, one after the other).
         population: whose codes; None: what `settings.data` says.
+        rasterizer: paints previews at every checkpoint where the codes' head model is known; None: no pictures.
 
     Returns:
         Path of prior.safetensors.
@@ -91,12 +100,12 @@ def train_prior(
         DataError: the folder was made with other settings, its state is damaged, or the codes are unreadable.
         Interrupted: a signal came; the state is saved and the same call goes on.
     """
-    accelerator = Accelerator(mixed_precision=settings.mixed_precision)
     run = Run(Path(out_folder))
+    accelerator = tracked_accelerator(run, settings.trackers, settings.mixed_precision, progress)
     main = accelerator.is_main_process
     with exclusive(run.folder) if main else nullcontext(), interruptible() as stop:
         population = population or make_population(kind, settings.data, settings.seed)
-        trainer = _Trainer(kind, settings, run, population, accelerator)
+        trainer = _Trainer(kind, settings, run, population, accelerator, rasterizer)
         with _recorded(run, kind, settings, str(accelerator.device), stop) if main else nullcontext():
             return trainer.run_to_end(progress, stop)
 
@@ -123,9 +132,20 @@ def make_optimiser(network: nn.Module, settings: PriorSettings) -> torch.optim.O
 
 
 class _Trainer:
-    def __init__(self, kind: Kind, settings: PriorSettings, run: Run, population: Population, accelerator: Accelerator):
+    def __init__(
+        self,
+        kind: Kind,
+        settings: PriorSettings,
+        run: Run,
+        population: Population,
+        accelerator: Accelerator,
+        rasterizer: Rasterizes | None,
+    ):
         self.kind, self.settings, self.run, self.population = kind, settings, run, population
-        self.accelerator = accelerator
+        self.accelerator, self.rasterizer = accelerator, rasterizer
+        name = settings.data.head_model or ("open" if population.morphable else None)
+        wanted = rasterizer is not None and settings.preview_heads > 0 and accelerator.is_main_process
+        self.head = HeadModel.from_pretrained(name) if wanted and name else None
         self.schedule = named_schedule(settings.schedule, settings.timesteps)
         network = build_network(settings.network, population.normalization.size, seed=settings.seed)
         self.network, self.optimiser = self.accelerator.prepare(network, make_optimiser(network, settings))
@@ -140,6 +160,7 @@ class _Trainer:
 
     def run_to_end(self, progress: Progress, stop: Stop) -> Path:
         settings, losses = self.settings, []
+        start_trackers(self.accelerator, self.step)
         with progress.task(f"prior over {self.kind} codes", settings.steps) as task:
             task.advance(self.step)
             while self.step < settings.steps:
@@ -153,8 +174,11 @@ class _Trainer:
                     self._log(**self.validation())
                 if (self.step % settings.save_steps == 0 or stop.requested) and not last:
                     self.save()
+                    self.preview(progress)
                 stop.check()
         self.save()
+        self.preview(progress)
+        self.accelerator.end_training()
         path = self.run.folder / FILE_NAME
         if self.accelerator.is_main_process:
             write_prior(path, self.prior(), settings.network, settings.schedule, settings.half)
@@ -205,9 +229,18 @@ class _Trainer:
         ours = level_losses(self.prior().network, self.schedule, self.settings.prediction, values)
         return {f"validation_{k}": v for k, v in ours.items()} | {f"gaussian_{k}": v for k, v in self._gaussian.items()}
 
+    def preview(self, progress: Progress) -> None:
+        """previews/step-002000.png: heads of the moving average, always from the same noise."""
+        if self.head is None:
+            return
+        path = self.run.folder / PREVIEWS / f"step-{self.step:06d}.png"
+        try:
+            preview(path, self.prior(), self.head, self.rasterizer, self.settings.preview_heads, self.settings.seed)
+        except DataError as error:  # early or diverging weights: codes that are no head
+            progress.warn(f"no preview at step {self.step}: {error}")
+
     def _log(self, **figures: float) -> None:
-        if self.accelerator.is_main_process:
-            self.run.log(self.step, **figures)
+        self.accelerator.log(figures, self.step)
 
     def save(self) -> None:
         self.accelerator.wait_for_everyone()
@@ -272,5 +305,5 @@ def plan(kind: Kind, settings: PriorSettings) -> dict[str, Any]:
         "parameters": parameters,
         "memory_mb": round(400 + (parameters * 24 + values * 12) / 1e6),
         "disk_mb": round(checkpoints * parameters * 4 * 4 / 1e6 + 1, 1),
-        "outputs": [FILE_NAME, "checkpoints/", "metrics.jsonl", "config.yaml", "manifest.json"],
+        "outputs": [FILE_NAME, "checkpoints/", "metrics.jsonl", "previews/", "config.yaml", "manifest.json"],
     }

@@ -2,23 +2,27 @@ import numpy as np
 import pytest
 import torch
 
-from davatar.core.errors import DataError
+from davatar.core.errors import DataError, UsageError
 from davatar.diffusion.schedule import cosine_schedule
 from davatar.geometry.mesh import Mesh, read_ply
+from davatar.headmodel.head_model import HeadModel
+from davatar.headmodel.morphable import open_morphable
 from davatar.prior.code_prior import CodePrior
-from davatar.prior.heads import MIDDLE, portrait, sample_codes, sheet, write_heads
+from davatar.prior.gallery import preview, write_heads, write_walk
+from davatar.prior.heads import SampledCodes, morphable_meshes, sample_codes, walk
 from davatar.prior.network import NetworkConfig, build_network
 from davatar.prior.normalization import LinearNormalization
+from davatar.prior.portrait import MIDDLE, portrait, sheet
 from davatar.raster.embree import EmbreeRasterizer
 
 
 class Balls:
     """A head model whose heads are balls; the first number of the identity code sets the radius."""
 
-    identity_size, expression_size, hash = 5, 3, "balls"
+    identity_size, expression_size, hash, maps = 5, 3, "balls", None
     frame = np.diag([0.25, 0.25, 0.25, 1.0])
 
-    def mesh(self, identity, expression, resolution):
+    def mesh(self, identity, expression, resolution, previous=None):
         import trimesh
 
         ball = trimesh.creation.icosphere(3, 0.4 + 0.01 * float(identity[0]))
@@ -41,11 +45,71 @@ def test_heads_are_written_in_metres(tmp_path):
     assert np.linalg.norm(ball.vertices, axis=1).max() == pytest.approx(0.1, abs=0.01)
     assert np.load(written["codes"])["identity"].shape == (3, 5)
     assert written["picture"].read_bytes().startswith(b"\x89PNG")
+    import trimesh
+
+    same = trimesh.load(tmp_path / "00002.glb", force="mesh")
+    assert np.allclose(same.bounds, [ball.vertices.min(axis=0), ball.vertices.max(axis=0)], atol=1e-5)
+
+
+def test_formats_and_the_picture_s_place_are_chosen(tmp_path):
+    head = Balls()
+    codes = sample_codes(head, _prior("identity", 5), None, n=2, steps=4)
+    parts = head, codes, 16, EmbreeRasterizer()
+    written = write_heads(tmp_path / "a", *parts, formats=("glb",), grid=tmp_path / "g.jpg", picture_size=32)
+    assert {p.name for p in (tmp_path / "a").iterdir()} == {"00000.glb", "00001.glb", "codes.npz"}
+    assert written["picture"].read_bytes().startswith(b"\xff\xd8")
+    with pytest.raises(UsageError, match="no picture file"):
+        write_heads(tmp_path / "b", *parts, grid=tmp_path / "g.txt")
+    assert not (tmp_path / "b").exists()
+
+
+def test_walk_passes_the_same_heads_and_keeps_unit_noise():
+    head, prior = Balls(), _prior("identity", 5)
+    heads = sample_codes(head, prior, None, n=3, steps=4, seed=2)
+    way = sample_codes(head, prior, None, n=3, steps=4, seed=2, between=5)
+    assert len(way) == 15 and torch.allclose(way.identity[::5], heads.identity, atol=1e-5)
+    noise = walk(torch.randn(2, 4000, generator=torch.Generator().manual_seed(0)), 7)
+    assert noise.std(dim=1).sub(1).abs().max() < 0.06
+    with pytest.raises(UsageError, match="no smooth walk"):
+        sample_codes(head, prior, None, n=3, steps=20, sampler="ancestral", between=5)
+
+
+def test_walk_becomes_a_video(tmp_path):
+    from davatar.avatar.video import video_writer
+
+    way = sample_codes(Balls(), _prior("identity", 5), None, n=2, steps=4, between=3)
+    path = write_walk(tmp_path / "w.mp4", Balls(), way, 16, EmbreeRasterizer(), video_writer, picture_size=32)
+    import av
+
+    with av.open(str(path)) as file:
+        assert sum(1 for _ in file.decode(video=0)) == 6 and file.streams.video[0].codec_context.name == "h264"
+    with pytest.raises(UsageError, match="no video file"):
+        write_walk(tmp_path / "w.gif", Balls(), way, 16, EmbreeRasterizer(), video_writer)
+
+
+def test_preview_of_a_model_without_morphable_heads_shows_surfaces(tmp_path):
+    preview(tmp_path / "p.png", _prior("joint", 8), Balls(), EmbreeRasterizer(), 2, seed=0)
+    import cv2
+
+    picture = cv2.imread(str(tmp_path / "p.png"))
+    assert picture.shape[0] == picture.shape[1] and (picture < 255).mean() > 0.1
+
+
+def test_morphable_meshes_lie_where_the_head_model_s_surfaces_do():
+    head = HeadModel.from_pretrained("open")
+    rng = np.random.default_rng(0)
+    identity, expression = head.codes(rng.normal(size=(1, 100)), np.zeros((1, 53)))
+    mesh = next(morphable_meshes(head, SampledCodes(identity, expression)))
+    skin = mesh.vertices[open_morphable().sets["narrow_face"][::40]] / float(head.frame[0, 0])
+    found = head.sdf(torch.as_tensor(skin, dtype=torch.float32), identity[0], expression[0])
+    assert found.abs().mean() * 250 < 2  # mm
 
 
 def test_joint_prior_is_split_into_both_codes():
     codes = sample_codes(Balls(), _prior("joint", 8), None, n=2, steps=4)
     assert codes.identity.shape == (2, 5) and codes.expression.shape == (2, 3)
+    with pytest.raises(UsageError, match="draws expressions itself"):
+        sample_codes(Balls(), _prior("joint", 8), _prior("expression", 3), n=2)
 
 
 def test_prior_of_another_head_model_is_refused():
