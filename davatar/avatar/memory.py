@@ -22,6 +22,7 @@ UNET, VAE, CONTROLNET, EXPRESSION_ATTENTION, TEXT_WIDTH = 865_910_724, 83_653_86
 KEPT_PER_LATENT_PIXEL = {False: 0.63e6, True: 0.18e6}  # bytes in float32, without and with gradient checkpointing
 KEPT_PER_PIXEL = 1.6e3  # bytes, small avatar in float32
 FRAME_BYTES = 20  # per pixel of a frame in memory
+KEPT_BYTES = 4e9  # data sets up to this size are kept in memory; of larger ones frames are read ahead
 PROGRAM = 0.7e9  # torch and its libraries
 
 
@@ -64,7 +65,7 @@ def expected_memory(settings: AvatarSettings, frames: int, device: str = "cpu") 
         optimizer=state * learnt,
         average=FLOAT * learnt * bool(settings.average),
         activations=settings.batch * kept * (0.55 if half else 1),
-        frames=PROGRAM + FRAME_BYTES * frames * settings.resolution**2,
+        frames=PROGRAM + min(FRAME_BYTES * frames * settings.resolution**2, KEPT_BYTES),
     )
 
 

@@ -23,6 +23,7 @@ from davatar.avatar.checkpoints import randomness
 from davatar.avatar.conditioning import HeadMaps
 from davatar.avatar.draws import Draws
 from davatar.avatar.model import Avatar
+from davatar.avatar.reading import ReadAhead
 from davatar.avatar.resuming import Resumed
 from davatar.avatar.settings import AvatarSettings
 
@@ -84,13 +85,17 @@ class Trainer:
         first = self.accelerator.process_index * settings.frames_per_step + part * settings.batch
         return range(first, first + settings.batch)
 
-    def frame(self, number: int) -> HeadMaps:
+    def indices(self, step: int, part: int) -> list[int]:
+        """Which frames this process's batch number `part` of a step shows."""
+        return [self._index(step * self.frames_per_step + place) for place in self.places(part)]
+
+    def _index(self, number: int) -> int:
         """The frame at a place counted from the first step on: epochs are shuffled whole."""
         epoch, row = divmod(number, len(self.train))
         if self._order[0] != epoch:
             order = np.random.default_rng([self.settings.seed, epoch]).permutation(len(self.train))
             self._order = epoch, order
-        return self.train[int(self._order[1][row])]
+        return int(self._order[1][row])
 
     def step(self, step: int, done: float, stop: bool = False) -> Stepped:
         """
@@ -123,11 +128,13 @@ class Trainer:
 
     def _accumulate(self, step: int, part: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Add the gradients of one batch; loss and noise level [B] of its frames, float64."""
-        device, places = self.accelerator.device, self.places(part)
-        batch = self.avatar.batch([self.frame(step * self.frames_per_step + place) for place in places]).to(device)
-        draws = [self.avatar.draw(1, randomness(self.settings.seed, step, place)) for place in places]
+        device = self.accelerator.device
         alone = self.accelerator.num_processes == 1
         last = part + 1 == self.settings.accumulation  # only then gradients travel between processes
+        batch = self.avatar.batch([self.train[index] for index in self.indices(step, part)]).to(device)
+        if isinstance(self.train, ReadAhead):
+            self.train.expect(self.indices(step + 1, 0) if last else self.indices(step, part + 1))
+        draws = [self.avatar.draw(1, randomness(self.settings.seed, step, place)) for place in self.places(part)]
         with nullcontext() if alone or last else self.model.no_sync():
             found = self.model(batch, Draws.joined(draws).to(device))
             self.scaler.scale(found["loss"] / self.settings.accumulation).backward()

@@ -20,10 +20,12 @@ from davatar.avatar import processes
 from davatar.avatar.checkpoints import Position, save_state
 from davatar.avatar.conditioning import HeadMaps
 from davatar.avatar.frames import Frames
+from davatar.avatar.memory import FRAME_BYTES, KEPT_BYTES
 from davatar.avatar.model import Avatar, new_avatar
 from davatar.avatar.precision import choose
 from davatar.avatar.previews import preview, spread
 from davatar.avatar.probes import probes
+from davatar.avatar.reading import ReadAhead
 from davatar.avatar.resuming import resume
 from davatar.avatar.settings import AvatarSettings, Budget
 from davatar.avatar.trainer import Trainer
@@ -39,7 +41,6 @@ from davatar.core.settings import Resolved, fields_of
 from davatar.dataset.rendering_data import RenderingData
 
 CODEC_FRAMES = 64
-KEPT_SIDE = 256  # px; smaller frames are all kept in memory
 
 
 def train_avatar(
@@ -73,14 +74,13 @@ def train_avatar(
         chosen = replace(resolved.value, precision=_precision(resolved.value, run))
         avatar = new_avatar(chosen, device_name())
         train, watched = _split(data, avatar, chosen, progress)
-        if avatar.resolution <= KEPT_SIDE:
-            train.load_all(progress)
+        learnt = stack.enter_context(_in_reach(train, progress))
         if run is None:  # only now, so that data that cannot be read leave no empty run
             run = processes.first(lambda: create_run(name=name))
             _lock(run, stack)
         progress.info(f"{run.name} in {run.folder}")
         session = _Session(run, resolved, chosen, data) if processes.is_first() else nullcontext()
-        _fit(avatar, train, list(watched), run, chosen, progress, session)
+        _fit(avatar, learnt, list(watched), run, chosen, progress, session)
     return run
 
 
@@ -174,6 +174,20 @@ def _split(data: RenderingData, avatar: Avatar, settings: AvatarSettings, progre
     pool = held or train.keys
     shown = [pool[i] for i in spread(len(pool), settings.preview_frames)]
     return train, Frames(data, shown, avatar.resolution, avatar.told)
+
+
+@contextmanager
+def _in_reach(frames: Frames, progress: Progress) -> Iterator[Sequence[HeadMaps]]:
+    """The frames in memory, or read ahead where they are too many."""
+    if len(frames) * frames.resolution**2 * FRAME_BYTES <= KEPT_BYTES:
+        frames.load_all(progress)
+        yield frames
+        return
+    ahead = ReadAhead(frames.read, len(frames))
+    try:
+        yield ahead
+    finally:
+        ahead.close()
 
 
 class _Session:

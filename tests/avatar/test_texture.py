@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from davatar.avatar.texture import BOX, PlaneTextures, Triplanes, sample_wrapped
+from davatar.avatar.texture import BOX, PlaneTextures, Triplanes, sample_shared, sample_wrapped
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +57,18 @@ def test_planes_tell_axes_apart():
     right = center + torch.tensor([0.2, 0.0, 0.0])
     xy, xz, yz = (planes(right[None]) - planes(center[None]))[0]
     assert xy > 0 and xz > 0 and abs(yz) < 1e-6
+
+
+def test_the_shared_texture_is_read_as_its_copies_are():
+    """Values and gradients; coordinates reach over several periods."""
+    torch.manual_seed(0)
+    texture = torch.randn(7, 7, 3, dtype=torch.float64, requires_grad=True)
+    coordinates = (torch.rand(2, 5, 4, 2, dtype=torch.float64) * 5 - 2.5).requires_grad_()
+    shared = sample_shared(texture, coordinates)
+    plain = sample_wrapped(texture.expand(2, -1, -1, -1), coordinates)
+    torch.testing.assert_close(shared, plain)
+    weight = torch.randn_like(plain)
+    for one, other in zip(
+        *(torch.autograd.grad((found * weight).sum(), (texture, coordinates)) for found in (shared, plain)), strict=True
+    ):
+        torch.testing.assert_close(one, other)

@@ -113,3 +113,14 @@ def test_absent_start_is_missing(small, tmp_path):
 
 def test_truth_is_what_was_filmed(balls):
     np.testing.assert_array_equal(np.round(truth(balls[:1])[0] * 255), balls[0].image)
+
+
+def test_the_token_branch_may_learn_at_a_rate_of_its_own(small):
+    """Without one there are two groups, as checkpoints have them."""
+    plain, own = (TinyAvatar(small.tiny, TinyTraining(token_rate=rate)) for rate in (None, 0.01))
+    assert [group["rate"] for group in plain.parameter_groups()] == [2e-3, 2e-2]
+    network, planes, tokens = own.parameter_groups()
+    assert tokens["rate"] == 0.01 and network["rate"] == 2e-3
+    assert len(network["params"]) + len(tokens["params"]) == len(plain.parameter_groups()[0]["params"])
+    assert any(one is own.network.tokens.weight for one in tokens["params"])
+    assert any(one is own.network.unet.read1.out.weight for one in tokens["params"])

@@ -11,6 +11,7 @@ import torch
 
 from davatar.avatar.trainer import Trainer
 from davatar.avatar.weights import read_weights
+from davatar.core.lock import exclusive
 from davatar.core.runs import list_runs, resolve_run
 from davatar.dataset.rendering_data import RenderingData
 
@@ -68,6 +69,10 @@ def test_a_terminated_training_goes_on_to_the_same_end(cli, data, monkeypatch):
     assert stopped.code == 130 and "avatar train --resume DA-2-halves" in stopped.err
     assert resolve_run("DA-2").latest_checkpoint()[0] == 2
     assert [session["status"] for session in resolve_run("DA-2").manifest["sessions"]] == ["interrupted"]
+    with exclusive(resolve_run("DA-2").folder):  # another process, as locks see it
+        second = cli("avatar", "train", "--resume", "DA-2")
+    assert second.code == 2 and "another davatar process is writing there" in second.err
+    assert len(resolve_run("DA-2").manifest["sessions"]) == 1
     assert cli("avatar", "train", "--resume", "DA-2").code == 0
     one, other = weights(resolve_run("DA-1")), weights(resolve_run("DA-2"))
     for name in one:

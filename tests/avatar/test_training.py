@@ -11,6 +11,7 @@ import torch
 from davatar.avatar.checkpoints import AVERAGE, WEIGHTS
 from davatar.avatar.model import new_avatar, open_avatar
 from davatar.avatar.probes import probes
+from davatar.avatar.reading import ReadAhead
 from davatar.avatar.settings import AvatarSettings, Budget
 from davatar.avatar.trainer import Trainer
 from davatar.avatar.training import _plain, fit, less_memory, used
@@ -299,3 +300,29 @@ def test_presets_fit_the_settings():
     assert {name: found[name].published.resolution for name in ("small", "sd21")} == {"small": 256, "sd21": 512}
     with pytest.raises(ConfigError, match="did you mean 'tiny.tokens'"):
         resolve(AvatarSettings, "tiny", sets=["tiny.tokenz=3"])
+
+
+def test_frames_that_are_read_ahead_teach_the_same(once, tmp_path, small, balls):
+    read = []
+
+    def disk(index):
+        read.append(index)
+        return balls[index]
+
+    ahead = ReadAhead(disk, 4)
+    run = Run(tmp_path / "run")
+    fit(new_avatar(small), ahead, balls[4:], run, small)
+    ahead.close()
+    same(weights(once)[1], weights(run)[1])
+    assert len(read) >= 16  # every frame of every step: none is kept
+
+
+def test_a_frame_that_cannot_be_read_ahead_is_named():
+    def broken(index):
+        raise DataError("is truncated", file=f"{index}.png")
+
+    ahead = ReadAhead(broken, 2)
+    ahead.expect([0, 1])
+    with pytest.raises(DataError, match="1.png: is truncated"):
+        ahead[1]
+    ahead.close()
