@@ -17,6 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from davatar import __version__
 from davatar.cli import avatar as avatar_group
+from davatar.cli import bench as bench_command
 from davatar.cli import console
 from davatar.cli import data as data_group
 from davatar.cli import demo as demo_command
@@ -34,7 +35,21 @@ from davatar.core.errors import Interrupted, UsageError
 from davatar.core.interrupt import RESUME
 
 # Commands in the order in which a newcomer meets them.
-CHAIN = ["demo", "track", "avatar", "render", "eval", "data", "prior", "runs", "plugins", "paths", "verify", "doctor"]
+CHAIN = [
+    "demo",
+    "track",
+    "avatar",
+    "render",
+    "eval",
+    "data",
+    "prior",
+    "runs",
+    "plugins",
+    "paths",
+    "verify",
+    "bench",
+    "doctor",
+]
 ANYWHERE = ("--quiet", "-q", "--json", "--debug", "--verbose", "-v", "-vv")
 
 
@@ -160,6 +175,7 @@ app.add_typer(runs_group.app, name="runs")
 app.add_typer(plugins_group.app, name="plugins")
 app.command("paths")(paths_command.command)
 app.command("verify")(verify_command.command)
+app.command("bench")(bench_command.command)
 app.command("doctor")(doctor_command.command)
 
 

@@ -30,6 +30,7 @@ from davatar.headmodel.weights import load_weights, published_tensors, tensor_ha
 
 GRID = np.array([[-0.55, -0.5, -0.95], [0.55, 0.75, 0.4]])
 """[2, 3] head-model units: the box in which surfaces are extracted (spec dphm 2)."""
+PIECE = 4096  # points per pass through the network: their features stay in a processor's cache
 
 
 class HeadModel:
@@ -171,6 +172,8 @@ class HeadModel:
     def sdf(self, x: Tensor, identity: Tensor, expression: Tensor) -> Tensor:
         """Signed distance, positive outside; differentiable in all three.
 
+        Where no gradient is recorded the points go through the network `PIECE` at a time.
+
         Args:
             x: [..., N, 3] posed points, head-model units.
             identity: [..., Di].
@@ -185,7 +188,11 @@ class HeadModel:
         self._check(identity, expression)
         lead, flat = self._aligned(x, identity, expression)
         with self._products():
-            return self.network(*flat).reshape(*lead, x.shape[-2])
+            if torch.is_grad_enabled() and any(given.requires_grad for given in flat):
+                return self.network(*flat).reshape(*lead, x.shape[-2])
+            points, *codes = flat
+            pieces = [self.network(part, *codes) for part in points.split(max(1, PIECE // max(1, len(points))), dim=1)]
+            return torch.cat(pieces, dim=1).reshape(*lead, x.shape[-2])
 
     def sdf_and_gradient(
         self, x: Tensor, identity: Tensor, expression: Tensor, max_queries: int = 2048
@@ -270,7 +277,7 @@ class HeadModel:
         expression: Tensor,
         resolution: int = 128,
         previous: Mesh | None = None,
-        max_queries: int = 4096,
+        max_queries: int = PIECE,
         keep_components: bool = False,
         with_canonical: bool = True,
     ) -> Mesh:
@@ -280,7 +287,7 @@ class HeadModel:
             identity, expression: codes [Di], [De].
             resolution: samples per axis of the box `GRID`, ends included.
             previous: last frame's mesh: the search follows the surface from there. `sequence` asks far fewer points.
-            max_queries: points per network call; bounds memory, and 4096 fit the processor's cache.
+            max_queries: points per network call; bounds memory.
             keep_components: keep specks that float beside the head (they are dropped by default).
             with_canonical: without, the mesh carries none, and the network is not asked for them.
 
@@ -304,7 +311,7 @@ class HeadModel:
         identity: Tensor,
         resolution: int = 128,
         tolerance: float = 1e-4,
-        max_queries: int = 4096,
+        max_queries: int = PIECE,
         keep_components: bool = False,
         with_canonical: bool = True,
     ) -> Callable[[Tensor], Mesh]:
