@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -11,8 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from davatar.avatar.archive_scenes import archive_scene, image_batch
 from davatar.avatar.published import ImageBatch, PublishedAvatar
 from davatar.avatar.published_sampling import sampling_legs, trailing_times
+from davatar.avatar.rendering import published_noise
+from davatar.avatar.scenes import CameraMove, Shot
+from davatar.checks.verify.avatar_data import data_of, splits_of
 from davatar.checks.verify.avatar_fixtures import (
     GRADIENT,
     GREY_LEVELS,
@@ -26,7 +31,7 @@ from davatar.checks.verify.avatar_fixtures import (
     tensors,
 )
 from davatar.checks.verify.comparison import Check, Comparison
-from davatar.checks.verify.fixture import read_arrays, read_json
+from davatar.checks.verify.fixture import device, read_arrays, read_json
 from davatar.diffusion.schedule import NoiseSchedule
 
 MOUTH_WEIGHT = 2.0  # of the fixture with a mouth loss, which does not store it
@@ -275,6 +280,51 @@ def _pictures_of_inputs(
         yield near(path, f"{name}, grey levels", values.round().permute(0, 2, 3, 1), wanted[name], 1)
 
 
+@torch.no_grad()
+def check_render_script(path: Path) -> Iterator[Comparison]:
+    """Frames of the render script: what the avatar is told along the camera path, and what it paints.
+
+    The script's file names tell the path's numbers.
+    """
+    wanted, avatar, data = read_arrays(path), avatar_of(path.parent), data_of(path.parent)
+    names = [str(name) for name in wanted["relative_paths"]]
+    move = CameraMove(
+        distance=_told(names[0], "distance", 1.0),
+        shake=_told(names[0], "shake", 0.3),
+        move_y=_told(names[0], "move-y", 0.02),
+        curve_z=_told(names[0], "curve_z", 0.02),
+        period=_told(names[0], "freq", 40.0),
+    )
+    camera = names[0].split("/")[1]
+    held = splits_of(path.parent)["VALID_HOLD_OUT_SEQ"]
+    sequence = list(dict.fromkeys(key.sequence for key in held))[int(_told(names[0], "test-sequence", 0))]
+    size = avatar.resolution
+    shot = Shot(sequence, camera, move)
+    scene = archive_scene(data, data.raw, size, avatar.expression_size, shot, compat=True)
+    frames = [scene.read(index) for index in range(len(scene))]
+    shown = (np.stack([frame.rendered for frame in frames]).transpose(0, 2, 3, 1) + 1) / 2
+    for name, channels in {"depths": [0], "uv": [1, 2, 3], "normals": [4, 5, 6], "uv_ambient": [7, 8]}.items():
+        expected = wanted[name].reshape(*wanted[name].shape[:3], -1)[..., : len(channels)]
+        yield near(path, f"{camera}: {name}", shown[..., channels], expected)
+    yield near(path, f"{camera}: mask", [frame.mask for frame in frames], wanted["mask"] > 0.75, 0)
+    batch = image_batch(frames).to(device())
+    planes = avatar.conditioning(batch)[:, : -avatar.settings.texture_features][:, -3:]
+    bytes_of = (((planes / 3).clamp(-1, 1) + 1) / 2 * 255).round().permute(0, 2, 3, 1)
+    yield near(path, f"{camera}: textures, grey levels", bytes_of, wanted["neural_textured_rendering"], 1)
+    seed = int(_told(names[-1], "seed", archive_config(path.parent, "train_setup")["seed"]))
+    noise = published_noise(avatar, seed)
+    steps = int(_told(names[-1], "inference-steps", 20))
+    painted = avatar.render(batch, noise.to(device()), steps).permute(0, 2, 3, 1) * 255
+    label = f"{camera}: pictures, {steps} steps, grey levels"
+    yield near(path, label, painted.round(), wanted["generations"], GREY_LEVELS)
+
+
+def _told(name: str, key: str, default: float) -> float:
+    """A number in one of the script's file names: `..._distance-0.24_...`."""
+    found = re.search(rf"(?:^|_){re.escape(key)}-(-?\d+(?:\.\d+)?)(?=_|\.mp4)", name)
+    return float(found[1]) if found else default
+
+
 RUN = ("n_steps", "initial_noise", "latents_per_step", "images")
 
 CHECKS: tuple[Check, ...] = (
@@ -284,5 +334,6 @@ CHECKS: tuple[Check, ...] = (
     Check("diffusion-avatars E", holding("E", "mouth:total", "vae_mean:total"), check_loss_variants),
     Check("diffusion-avatars E", holding("E", "losses", "controlnet_grad_norm_before_clip"), check_training),
     Check("diffusion-avatars E", holding("E", *RUN, "variance_noise"), check_random_run),
+    Check("diffusion-avatars E", holding("E", "relative_paths", "generations", "depths"), check_render_script),
     Check("diffusion-avatars E", holding("E", *RUN, without=("variance_noise",)), check_deterministic_run),
 )
