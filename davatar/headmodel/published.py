@@ -146,3 +146,17 @@ def from_published(
             state[f"deformation.layers.{layer}.{kind}"] = deformation[f"defDeepSDF.lin{layer}.{kind}"]
     model.load_state_dict(state)
     return model
+
+
+def published_states(model: NPHM) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The way back: the two states of a model with the published layers, under their published keys."""
+    identity, deformation = {}, {}
+    for layer, parts in enumerate(zip(model.identity.weights, model.identity.biases, strict=True)):
+        for kind, values in zip(("weight", "bias"), parts, strict=True):
+            identity |= {_MEMBER.format(m, 2 * layer, kind): value for m, value in enumerate(values)}
+    for layer, linear in enumerate(model.identity.position):
+        identity |= {f"mlp_pos.{2 * layer}.{kind}": value for kind, value in linear.state_dict().items()}
+    deformation |= {f"compressor.0.{kind}": value for kind, value in model.deformation.compressor.state_dict().items()}
+    for layer, linear in enumerate(model.deformation.layers):
+        deformation |= {f"defDeepSDF.lin{layer}.{kind}": value for kind, value in linear.state_dict().items()}
+    return identity, deformation

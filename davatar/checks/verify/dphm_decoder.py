@@ -87,6 +87,9 @@ def shared_decoder(path: Path, identity_size: int) -> dict[str, Tensor]:
     """
     for other in sorted(path.parent.glob("D_*.safetensors")):
         weights = read_weights(other)
-        if all(any(key.startswith(prefix) for key in weights) for prefix in PREFIXES):
+        compressor, anchors = (
+            weights.get(key) for key in ("ex_model.compressor.0.weight", "id_model.mlp_pos.4.weight")
+        )
+        if compressor is not None and compressor.shape[1] - anchors.shape[0] == identity_size:
             return weights
     raise DataError("the decoder that it was made with does not lie beside it", file=path)

@@ -73,7 +73,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         DataError: the file is truncated, damaged or no `.npz`.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:  # numpy leaves a torn file open
             return dict(archive)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
         raise DataError(f"is truncated or damaged: {error}", file=path, mend="copy the fixtures again") from error
