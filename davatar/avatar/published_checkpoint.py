@@ -69,6 +69,9 @@ def settings_of(config: ArchiveConfig, folder: Path) -> PublishedSettings:
             f"lists the renderings {', '.join(data.rendering_names)}, expected {', '.join(RENDERED)}",
             file=folder / "dataset_config.json",
         )
+    smoothing = data.expression_condition_smoothing
+    if smoothing and smoothing.temporal_smoothing and "expression" in smoothing.param_groups:
+        raise DataError("asks for smoothed expressions, which is not supported", file=folder / "dataset_config.json")
     if data.resolution is None:
         raise DataError("lacks resolution", file=folder / "dataset_config.json", mend="fetch the archive again")
     settings = PublishedSettings(

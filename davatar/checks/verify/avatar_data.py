@@ -14,7 +14,7 @@ import numpy as np
 
 from davatar.avatar.published_configs import parse_model_config
 from davatar.avatar.trajectories import alignment, inverse, move_x, shake
-from davatar.checks.verify.avatar_fixtures import archive_config, below, companion, holding, near
+from davatar.checks.verify.avatar_fixtures import archive_config, below, companion, holding, names_in, near
 from davatar.checks.verify.comparison import Check, Comparison
 from davatar.checks.verify.fixture import read_arrays, read_json
 from davatar.core.errors import DataError
@@ -26,6 +26,7 @@ from davatar.dataset.layout import SampleKey, parse_config, parse_mesh_config
 from davatar.dataset.nersemble import RawParticipant
 from davatar.dataset.published_meshes import angle_normals, cut_throat
 from davatar.dataset.rendering_data import RenderingData
+from davatar.dataset.smoothing import smoothed
 from davatar.dataset.splits import SplitSettings
 from davatar.dataset.torso import read_segmentation, torso_mask
 from davatar.geometry.camera import Camera
@@ -344,6 +345,21 @@ def check_raster(path: Path) -> Iterator[Comparison]:
         yield near(path, f"{name}: attributes", values[clear], wanted[f"{name}_interp"][clear], MAPS)
 
 
+def _is_smoothing(path: Path) -> bool:
+    others = names_in(path) - {"x"}
+    known = all(name.rstrip("0123456789") in ("box", "gauss") for name in others)
+    return holding("C", "x")(path) and bool(others) and known
+
+
+def check_smoothing(path: Path) -> Iterator[Comparison]:
+    """Smoothing over time; an array's name ends in its width: `box2`, `gauss3`."""
+    wanted = read_arrays(path)
+    for name in sorted(wanted.keys() - {"x"}):
+        width = int("".join(filter(str.isdigit, name)))
+        found = smoothed(wanted["x"], width, gaussian=name.startswith("gauss"))
+        yield near(path, f"smoothed, {name}", found, wanted[name], DECODED)
+
+
 CHECKS: tuple[Check, ...] = (
     Check("diffusion-avatars C", holding("C", "fn_enc", "cc_enc"), check_quantisers),
     Check("diffusion-avatars C", _is_splits, check_splits),
@@ -355,4 +371,5 @@ CHECKS: tuple[Check, ...] = (
     Check("diffusion-avatars C", holding("C", "raw_vertices", "cut_vertices_local"), check_mesh),
     Check("diffusion-avatars C", holding("C", "mesh_vertices", "rast", "uv_ambient"), check_render),
     Check("diffusion-avatars C", holding("C", "s0_clip", "s0_rast"), check_raster),
+    Check("diffusion-avatars C", _is_smoothing, check_smoothing),
 )

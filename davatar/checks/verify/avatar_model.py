@@ -14,6 +14,7 @@ from davatar.avatar.expression_block import TOKENS
 from davatar.avatar.frozen_base import FrozenBase, encode_tokens, tokenize
 from davatar.avatar.published import PublishedAvatar
 from davatar.avatar.published_settings import PublishedSettings, PublishedTraining
+from davatar.avatar.temporal import TemporalAttention, TemporalConvolution
 from davatar.avatar.texture import PlaneTextures, sample_hierarchy, sample_wrapped
 from davatar.checks.verify.avatar_fixtures import (
     avatar_of,
@@ -243,6 +244,23 @@ def check_vae(path: Path) -> Iterator[Comparison]:
     yield close("decoder", decoded, wanted["decoded"])
 
 
+@torch.no_grad()
+def check_temporal(path: Path) -> Iterator[Comparison]:
+    """Layers along time, with two heads and groups of two channels as the fixture's were made."""
+    wanted = tensors(path)
+    x = wanted["x"]
+    channels, frames = x.shape[1], 3
+    for name, options in {"conv_plain": {}, "conv_down2": {"downscale": 2, "threshold": 4}}.items():
+        kernel = wanted[f"{name}_weight"].shape[-1]
+        layer = TemporalConvolution(channels, frames, kernel, **options).to(device())
+        yield near(path, f"{name}: first weight", layer.weight, wanted[f"{name}_init_weight"])
+        layer.load_state_dict({part: wanted[f"{name}_{part}"] for part in ("weight", "bias")})
+        yield near(path, f"{name}: output", layer(x), wanted[f"{name}_out"])
+    attention = TemporalAttention(channels, frames, heads=2, groups=4).to(device())
+    attention.load_state_dict({n[4:]: v for n, v in wanted.items() if n.startswith("att_") and n != "att_out"})
+    yield near(path, "attention over time", attention(x), wanted["att_out"])
+
+
 CHECKS: tuple[Check, ...] = (
     Check("diffusion-avatars A", holding("A", "trainable", "frozen_unet"), check_keys),
     Check("diffusion-avatars A", holding("A", "trainable_tensors", "controlnet_total"), check_counts),
@@ -252,4 +270,5 @@ CHECKS: tuple[Check, ...] = (
     Check("diffusion-avatars B", holding("B", "latents", "unet_out", "res_mid"), check_network),
     Check("diffusion-avatars B", holding("B", "block_path", "hidden_in", "out"), check_block),
     Check("diffusion-avatars B", holding("B", "image", "mean", "logvar", "decoded"), check_vae),
+    Check("diffusion-avatars B", holding("B", "conv_plain_weight", "att_out"), check_temporal),
 )
