@@ -37,6 +37,7 @@ from davatar.diffusion.samplers import as_denoiser
 from davatar.diffusion.schedule import Level, scaled_linear_schedule
 
 FACTOR = 8  # picture pixels per latent pixel
+DECODED_AT_ONCE = 4  # pictures
 VARIANCE_SEED = 181998  # of the noise that sampling adds
 
 
@@ -143,10 +144,11 @@ class PublishedAvatar(nn.Module):
             prompt: [1, 77, Dt] hidden state of a text; None = of the empty one, which the avatar was trained with.
             guidance: above 1, the output is led away from that of the empty text; takes twice the time.
         """
-        count, led = len(tokens), guidance > 1
-        text = (self.empty_prompt if prompt is None else prompt).expand(count, -1, -1)
+        count, led, inside = len(tokens), guidance > 1, self.controlnet.dtype
+        tokens, empty = tokens.to(inside), self.empty_prompt.to(inside)
+        text = (empty if prompt is None else prompt.to(inside)).expand(count, -1, -1)
         if led:
-            text = torch.cat([self.empty_prompt.expand(count, -1, -1), text])
+            text = torch.cat([empty.expand(count, -1, -1), text])
             tokens = torch.cat([tokens, tokens])
             if isinstance(conditioning, Embedded):
                 conditioning = Embedded(torch.cat([conditioning.maps] * 2))
@@ -157,9 +159,10 @@ class PublishedAvatar(nn.Module):
             if led:
                 noisy, t = torch.cat([noisy, noisy]), torch.cat([t, t])
             with torch.autocast(noisy.device.type, self.autocast, enabled=self.autocast is not None):
-                down, middle = self.controlnet(noisy, t, text, conditioning, return_dict=False)
+                given = noisy.to(inside)
+                down, middle = self.controlnet(given, t, text, conditioning, return_dict=False)
                 output = self.unet(
-                    noisy,
+                    given,
                     t,
                     text,
                     cross_attention_kwargs={TOKENS: tokens},
@@ -257,7 +260,7 @@ class PublishedAvatar(nn.Module):
     ) -> torch.Tensor:
         """Latents [B, 4, h, w] along the legs of `published_sampling` (7.2); prompt and guidance as in `denoiser`."""
         tokens = self.expression_codes_mlp(batch.expression)
-        condition = embed(self.controlnet, self.conditioning(batch))
+        condition = embed(self.controlnet, self.conditioning(batch).to(self.controlnet.dtype))
         denoise = as_denoiser(self.denoiser(condition, tokens, prompt, guidance), self.prediction)
         with kept_contexts(self.controlnet, self.unet):
             return walk(sampler, denoise, start, legs, draw)
@@ -265,7 +268,19 @@ class PublishedAvatar(nn.Module):
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """[B, 3, H, W] in 0..1."""
-        return (self.vae.decode(latents / self.vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
+        scaled = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
+        # A few at a time: a decoder's maps are far larger than the U-Net's.
+        pictures = torch.cat([self.vae.decode(some).sample.float() for some in scaled.split(DECODED_AT_ONCE)])
+        return (pictures / 2 + 0.5).clamp(0, 1)
+
+    def halve(self, dtype: torch.dtype = torch.float16) -> None:
+        """For rendering only: frozen and trained networks compute in half precision, channels last.
+
+        Textures, tokens and the sampler stay float32. float16 keeps three bits more than bfloat16.
+        """
+        for part in (self.controlnet, self.unet, self.vae):
+            part.to(dtype=dtype, memory_format=torch.channels_last)
+        self.autocast = None
 
     def render(
         self,

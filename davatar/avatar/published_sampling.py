@@ -3,7 +3,8 @@
     ddpm                          random, the published default
     ddim, dpm-solver++, unipc     deterministic, fewer steps
 
-Times are spread as the published models were trained for ("trailing"). With `compat` the published flaws return
+Times of ddpm and ddim are spread as the published models were trained for ("trailing"); second-order samplers want
+them even in the log signal-to-noise ratio (`NoiseSchedule.path_by_log_snr`). With `compat` the published flaws return
 (spec diffusion-avatars 7.1, 11.13): every step of ddpm and ddim ends a whole stride below its time, where the next
 one may not begin; the deterministic samplers end at the first time instead of at clean latents; unipc walks the
 base's schedule instead of the one that the model was trained with.
@@ -52,7 +53,8 @@ def sampling_legs(
         raise ConfigError(f"no sampler is called {sampler!r}; there are {', '.join(SAMPLERS)}")
     times = trailing_times(steps)
     if not compat:
-        return [trained.path(times)]
+        second_order = sampler in ("dpm-solver++", "unipc")
+        return [trained.path_by_log_snr(steps) if second_order else trained.path(times)]
     schedule = plain if sampler == "unipc" else trained
     first = Level(-1, float(schedule.signal[0]), float(schedule.noise[0]))
     if sampler not in ("ddpm", "ddim"):

@@ -85,7 +85,7 @@ def evaluate_avatar(
         run: a run, its name or its folder.
         data: a data set; default: the one the run was trained on.
         raw: for archives, the folder of raw recordings; default: `nersemble` in the data directory.
-        base: for archives, the frozen base; default: the one they name.
+        base: of the published kind, the frozen base; default: the one that run or archive names.
         checkpoint: step; default: the latest.
         out: where results go; default: `evaluations/` in the run.
         command: shown in the report.
@@ -149,11 +149,11 @@ def _subject(
             run, path, raw, base, checkpoint, settings.steps, settings.sampler, settings.compat, settings.without,
             settings.device,
         )  # fmt: skip
-    asked = [flag for flag, value in (("--raw", raw), ("--base", base), ("--without", settings.without)) if value]
+    asked = [flag for flag, value in (("--raw", raw), ("--without", settings.without)) if value]
     if asked:
         raise UsageError(f"{asked[0]} is for published archives", mend="leave it out")
     data = data if isinstance(data, RenderingData) else RenderingData(data or trained_on(run))
-    return own_subject(run, data, checkpoint, settings.steps, settings.sampler, settings.device)
+    return own_subject(run, data, base, checkpoint, settings.steps, settings.sampler, settings.device)
 
 
 def trained_on(run: runs.Run) -> Path:

@@ -71,15 +71,23 @@ class Subject:
 
 
 def own_subject(
-    run: Run, data: RenderingData, checkpoint: int | None, steps: int | None, sampler: str | None, device: str
+    run: Run,
+    data: RenderingData,
+    base: str | None,
+    checkpoint: int | None,
+    steps: int | None,
+    sampler: str | None,
+    device: str,
 ) -> Subject:
-    """A run of ours on a data set of ours.
+    """A run of ours on a data set of ours; `base`: the frozen base, if not the one that its settings name.
 
     Raises:
         MissingError: the run has no such checkpoint. UsageError: a sampler that the small avatar does not know.
     """
-    avatar, _, step = open_avatar(run, checkpoint, device)
+    avatar, _, step = open_avatar(run, checkpoint, device, base)
     published = isinstance(avatar, PublishedAvatar)
+    if published and device != "cpu":
+        avatar.halve()
     if not published and sampler not in (None, "ddim"):
         raise UsageError(f"the small avatar has no sampler {sampler!r}", mend="leave it out: it uses ddim")
     sampler = sampler or ("ddpm" if published else "ddim")
@@ -156,8 +164,9 @@ def archive_subject(
     steps, sampler = steps or SHIPPED_STEPS["published"], sampler or "ddpm"
     pictures = ArchivePictures(data, raw, avatar.resolution, config, without, compat)
     noise = torch.randn((1, *avatar.latent_shape), generator=torch.Generator().manual_seed(PUBLISHED_SEED))
-    # The published script paints one frame a call: every frame gets the same noise, as ours does in any batch.
-    extra = {"sampler": sampler, "compat": compat and sampler != "ddpm"}
+    if device != "cpu" and not compat:
+        avatar.halve()
+    extra = {"sampler": sampler, "compat": compat}
 
     def paint(samples: Sequence[ArchivePicture]) -> np.ndarray:
         batch = ImageBatch(
@@ -178,7 +187,7 @@ def archive_subject(
         steps=steps,
         usual_steps=SHIPPED_STEPS["published"],
         sampler=sampler,
-        at_once=4,
+        at_once=1 if compat else 4,  # the published script's noise depends on the place in the batch
         state={
             "checkpoint": f"{run.name} {step}",
             "data": hash_path(data.path, "*.json"),

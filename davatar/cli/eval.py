@@ -55,7 +55,9 @@ def command(
     raw: Annotated[
         Path | None, typer.Option(help="For archives: the raw recordings; default: nersemble in the data directory.")
     ] = None,
-    base: Annotated[str | None, typer.Option(help="For archives: the frozen base model, a folder or its name.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Of the published kind: the frozen base model, a folder or its name.")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     ground_truth: Annotated[
         Path | None, typer.Option(help="For a track: the recording with the true geometry under gt/.")

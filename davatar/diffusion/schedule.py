@@ -113,7 +113,8 @@ class NoiseSchedule:
         if not 1 <= steps <= len(self):
             raise ConfigError(f"{steps} sampling steps, expected 1 to {len(self)}")
         ratio = 0.5 * np.log(np.maximum(self.snr, 1e-30))  # falls with time; pure noise lies below every target
-        wanted = np.linspace(-3.5, min(2.65, ratio[0]), steps - 1)
+        low, high = ratio[-1], min(2.65, ratio[0])
+        wanted = np.linspace(-3.5, high, steps - 1) if low < -3.5 else np.linspace(low, high, steps)[1:]
         times = [len(self) - 1]
         for left, nearest in zip(
             range(steps - 2, -1, -1), np.abs(ratio[:, None] - wanted).argmin(0).tolist(), strict=True

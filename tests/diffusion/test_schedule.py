@@ -94,6 +94,12 @@ def test_path_by_log_snr_falls_from_pure_noise_in_even_steps(steps):
         assert np.allclose(np.diff(ratio), np.diff(ratio).mean(), rtol=0.1)
 
 
+def test_path_by_log_snr_of_a_schedule_that_keeps_some_signal():
+    path = scaled_linear_schedule(zero_terminal_snr=False).path_by_log_snr(6)
+    ratio = np.log([level.signal / level.noise for level in path[:-1]])
+    assert path[0].time == 999 and np.allclose(np.diff(ratio), np.diff(ratio).mean(), rtol=0.1)
+
+
 def test_path_by_log_snr_refuses_too_many_steps():
     with pytest.raises(ConfigError, match="1001 sampling steps"):
         scaled_linear_schedule().path_by_log_snr(1001)
