@@ -16,170 +16,29 @@ import copy
 import json
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from davatar.core.errors import DataError
 from davatar.core.files import atomic_path, read_json, write_json, write_text
 from davatar.core.interrupt import Stop, interruptible
 from davatar.core.progress import Progress, silent
 from davatar.headmodel.denormals import denormals_as_zero
+from davatar.headmodel.head_pool import HeadPool
 from davatar.headmodel.ict_codes import CodeMaps, open_code_maps
-from davatar.headmodel.ict_samples import HeadSamples, by_motion, sample_expressions, sample_heads, sample_identities
-from davatar.headmodel.ict_surface import MM
 from davatar.headmodel.losses import stage_loss
-from davatar.headmodel.nphm import NPHM, NPHMConfig
+from davatar.headmodel.nphm import NPHM
+from davatar.headmodel.open_settings import STAGES, Stage, StageSettings, TrainingSettings
+from davatar.headmodel.open_start import new_model
 from davatar.headmodel.weights import save_weights
 
 if TYPE_CHECKING:
     from davatar.headmodel.published_training import PublishedSettings
 
-Stage = Literal["identity", "deformation", "joint"]
-STAGES: tuple[Stage, ...] = ("identity", "deformation", "joint")
 STATE = "state.pt"  # what a killed run goes on from
-GROUP = 8  # heads drawn from one generator; also how many enter the pool at once
-
-
-@dataclass(frozen=True)
-class StageSettings:
-    steps: int = 1000
-    learning_rate: float = 1e-3
-    last_learning_rate: float = 1e-5
-    faint: float = 0.25  # share of movements drawn a fifth as large
-    relative: float = 0.4  # weight of the correspondence error over the size of the motion
-    rays: bool = True  # tell by rays what the lids hide: exact, and dearer per head than by nearest samples
-    fresh_heads: int = 0  # heads drawn over the stage besides the first pool
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """What made a head model; the preset `open` is exactly what made the shipped one."""
-
-    model: NPHMConfig = field(
-        default_factory=lambda: NPHMConfig(
-            member_cut=0.01,
-            member_width=80,
-            expression_size=53,
-            compressed_size=96,
-            deformation_width=192,
-            head="product",
-            activation="silu",
-        )
-    )
-    identity: StageSettings = StageSettings(7500, 4e-3, 2e-4, fresh_heads=1600)
-    deformation: StageSettings = StageSettings(5000, 3e-3, 3e-4, fresh_heads=1000)
-    joint: StageSettings = StageSettings(6500, 8e-4, 5e-6, fresh_heads=2000)
-    heads: int = 32  # heads per batch
-    pairs: int = 22  # pairs per head and batch; each is two queries
-    wide: int = 20  # wide points per head and batch
-    moving: float = 0.5  # share of the pairs that are drawn in proportion to how far the expression moves them
-    pool: int = 256  # heads kept in memory
-    pool_pairs: int = 3072  # pairs per head of the pool
-    pool_wide: int = 2048
-    ema: float = 0.998
-    seed: int = 1
-    checkpoint_steps: int = 1000
-    log_steps: int = 50
-
-
-class HeadPool:
-    """The newest `size` heads of an endless, numbered sequence; which ones depends only on the step."""
-
-    def __init__(self, stage: Stage, settings: TrainingSettings, maps: CodeMaps):
-        self.stage, self.settings, self.maps = stage, settings, maps
-        self.heads: list[HeadSamples] = []
-        self.identity: list[np.ndarray] = []
-        self.expression: list[np.ndarray] = []
-        self.drawn = 0
-
-    def advance(self, step: int) -> None:
-        """Hold the heads that belong to `step`."""
-        stage: StageSettings = getattr(self.settings, self.stage)
-        groups = self.settings.pool // GROUP + int(stage.fresh_heads * step / stage.steps) // GROUP
-        if self.drawn == 0:
-            self.drawn = groups - self.settings.pool // GROUP
-        while self.drawn < groups:
-            self._draw(self.drawn)
-            self.drawn += 1
-
-    def _draw(self, group: int) -> None:
-        settings = self.settings
-        rng = np.random.default_rng([settings.seed, STAGES.index(self.stage), 0, group])
-        stage: StageSettings = getattr(settings, self.stage)
-        identity, expression = sample_identities(GROUP, rng), sample_expressions(GROUP, rng, stage.faint)
-        posed = None if self.stage == "identity" else expression
-        self.heads += sample_heads(identity, posed, settings.pool_pairs, settings.pool_wide, rng, stage.rays)
-        self.identity += list((identity @ self.maps.identity.T).astype(np.float32))
-        self.expression += list((expression * self.maps.expression).astype(np.float32))
-        del self.heads[: -settings.pool], self.identity[: -settings.pool], self.expression[: -settings.pool]
-
-    def batch(self, step: int) -> dict[str, Tensor]:
-        """Tensors [heads, pairs or wide, ...] and the codes [heads, Di], [heads, De] of one step."""
-        settings = self.settings
-        rng = np.random.default_rng([settings.seed, STAGES.index(self.stage), 1, step])
-        chosen = rng.choice(len(self.heads), settings.heads, replace=len(self.heads) < settings.heads)
-        alone = self.stage == "deformation"  # a pair's two points tell it the same: twice as many pairs, one point each
-        pairs = settings.pairs * (2 if alone else 1)
-        pair = rng.integers(settings.pool_pairs, size=(settings.heads, pairs))
-        moving = int(settings.moving * pairs)
-        pair[:, :moving] = [by_motion(self.heads[h].motion, moving, rng) for h in chosen]
-        wide = rng.integers(settings.pool_wide, size=(settings.heads, settings.wide))
-        names = ("surface", "normal", "canonical", "canonical_normal", "reach", "motion")
-        out = {n: np.stack([getattr(self.heads[h], n)[i] for h, i in zip(chosen, pair, strict=True)]) for n in names}
-        for name in ("wide", "distance", "partner", "has_partner"):
-            out[name] = np.stack([getattr(self.heads[h], name)[i] for h, i in zip(chosen, wide, strict=True)])
-        smallest = np.where(out["reach"] < 1 * MM, 0.2 * MM, 0.25 * MM)
-        out["half"] = (smallest + (out["reach"] - smallest) * rng.random(out["reach"].shape)).astype(np.float32)
-        if alone:
-            out["half"] *= rng.choice(np.array([-1, 1], np.float32), out["half"].shape)
-        out["identity"] = np.stack([self.identity[h] for h in chosen])
-        out["expression"] = np.stack([self.expression[h] for h in chosen])
-        return {name: torch.from_numpy(value) for name, value in out.items()}
-
-
-def new_model(settings: TrainingSettings, maps: CodeMaps) -> NPHM:
-    """Untrained network: anchors exact from the start, first layers sharp in space, hyper coordinates at zero."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        return _new_model(settings.model, maps)
-
-
-def _new_model(config: NPHMConfig, maps: CodeMaps) -> NPHM:
-    model = NPHM(config, torch.from_numpy(maps.anchors))
-    with torch.no_grad():
-        kernel = model.identity.weights[0]
-        kernel[..., -3 - config.hyper :] = 18 * torch.randn(*kernel.shape[:2], 3 + config.hyper) / math.sqrt(3)
-        _linear_anchors(model, torch.from_numpy(maps.anchor_identity))
-        if config.head == "product":
-            model.deformation.anchor_motion.copy_(torch.from_numpy(maps.anchor_expression))
-            model.deformation.place[0].weight[:, :6] = 3.5 * torch.randn(config.deformation_width, 6)
-            model.deformation.bend[0].weight[:, config.deformation_width :][:, :9] = 2 * torch.randn(
-                config.deformation_width, 9
-            )
-            model.deformation.bend_features.weight[config.product_rank :] = 0
-            model.deformation.bend_features.bias[config.product_rank :] = 0
-    for parameter in model.identity.position.parameters():
-        parameter.requires_grad_(False)
-    return model
-
-
-def _linear_anchors(model: NPHM, motion: Tensor, lift: float = 64.0) -> None:
-    """Make the anchors' ReLU network exactly linear: a bias keeps every unit positive, the last layer takes it off."""
-    first, second, last = model.identity.position
-    size = model.config.global_size
-    for layer in (first, second):
-        layer.weight.zero_()
-        layer.weight[:size, :size] = torch.eye(size)
-        layer.bias.zero_()
-    first.bias[:size] = lift
-    last.weight.zero_()
-    last.weight[:, :size] = motion.flatten(0, 1)
-    last.bias.copy_(-lift * last.weight.sum(dim=1))
 
 
 def _parameters(model: NPHM, stage: Stage) -> list[torch.nn.Parameter]:

@@ -110,3 +110,26 @@ def test_the_report_has_every_figure(model, monkeypatch, tmp_path):
     assert found["steepness"]["face"] == pytest.approx(1, abs=0.1)
     assert set(found["movements"]["blink"]) == {"100%", "10%"}
     assert heads_with_islands(model, 0, seed=1) == {"heads": 0, "with_islands": 0, "pieces": 0}
+
+
+def test_the_report_on_the_command_line(cli, monkeypatch):
+    asked = {}
+    region = {"face": {"mean": 0.2, "p95": 0.6}, "head": {"mean": 0.3, "p95": 0.9}}
+    scores = {name: {"face": 0.5, "head": 0.625} for name in ("chamfer_mm", "normal_consistency", "f_score_1mm")}
+
+    def canned(model, **options):
+        asked.update(options)
+        return {
+            "given": {"truth_to_prediction_mm": region, "prediction_to_truth_mm": region, **scores},
+            "steepness": {"face": 1.0},
+            "movements": {"blink": {"100%": 0.9, "10%": 0.8}},
+            "floating_pieces": 0,
+            "islands": {"heads": 7, "with_islands": 1, "pieces": 2},
+            "heads": 6,
+        }
+
+    monkeypatch.setattr(evaluate, "evaluate_open", canned)
+    shown = cli("prior", "show", "open", "--evaluate", "--identities", "2", "--no-fit", "--islands", "7")
+    assert shown.code == 0, shown.err
+    assert (asked["identities"], asked["fitted"], asked["islands"]) == (2, False, 7)
+    assert "0.625" in shown.out and "codes given" in shown.out and "fitted" not in shown.out
