@@ -47,7 +47,7 @@ def evaluate(
     prior: CodePrior,
     population: Population,
     n: int = 1000,
-    steps: int = 50,
+    steps: int = 20,
     seed: int = 0,
     surfaces: int = 0,
     head: HeadModel | None = None,

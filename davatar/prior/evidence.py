@@ -39,7 +39,7 @@ class Claim:
 def gather_evidence(
     names: Sequence[str] = OPEN,
     n: int = 1000,
-    steps: int = 50,
+    steps: int = 20,
     seed: int = 0,
     surfaces: int = 0,
     head: HeadModel | None = None,

@@ -107,7 +107,10 @@ def train_prior(
         population = population or make_population(kind, settings.data, settings.seed)
         trainer = _Trainer(kind, settings, run, population, accelerator, rasterizer)
         with _recorded(run, kind, settings, str(accelerator.device), stop) if main else nullcontext():
-            return trainer.run_to_end(progress, stop)
+            try:
+                return trainer.run_to_end(progress, stop)
+            finally:
+                accelerator.end_training()  # closes the trackers' files
 
 
 @contextmanager
@@ -178,7 +181,6 @@ class _Trainer:
                 stop.check()
         self.save()
         self.preview(progress)
-        self.accelerator.end_training()
         path = self.run.folder / FILE_NAME
         if self.accelerator.is_main_process:
             write_prior(path, self.prior(), settings.network, settings.schedule, settings.half)

@@ -9,7 +9,7 @@ from davatar.prior.checkpoint import read_prior, shipped, write_prior
 from davatar.prior.code_prior import CodePrior
 from davatar.prior.mocap import load_mocap
 from davatar.prior.network import NetworkConfig, build_network
-from davatar.prior.normalization import LinearNormalization, RangeNormalization
+from davatar.prior.normalization import LinearNormalization, RangeNormalization, normalization_from_arrays
 
 CONFIG = NetworkConfig("mlp", width=16, blocks=1)
 ROWS = np.random.default_rng(0).normal(size=(4, 9))
@@ -32,11 +32,44 @@ def test_samples_of_a_standard_normal_plane_lie_on_it_and_spread(prior):
     assert (torch.cov(whitened.T) - torch.eye(4)).abs().max() < 0.12
 
 
-@pytest.mark.parametrize("sampler", ["dpm", "ddim", "ancestral"])
+@pytest.mark.parametrize("sampler", ["dpm", "unipc", "ddim", "ancestral"])
 def test_same_seed_same_codes(prior, sampler):
     one, two = (prior.sample(3, steps=5, seed=4, sampler=sampler) for _ in range(2))
     assert torch.equal(one, two)
     assert not torch.equal(one, prior.sample(3, steps=5, seed=5, sampler=sampler))
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")  # diffusers
+@pytest.mark.parametrize("name", ["ddim", "dpm"])
+def test_the_library_s_scheduler_draws_the_same_codes(prior, name):
+    theirs = prior.sample(3, steps=20, seed=4, sampler=prior.scheduler(name))
+    assert torch.allclose(theirs, prior.sample(3, steps=20, seed=4, sampler=name), atol=2e-3)
+
+
+def test_a_diverged_network_is_named(prior):
+    next(prior.network.parameters()).data.fill_(float("nan"))
+    with pytest.raises(DataError, match="identity prior makes codes that are not finite"):
+        prior.sample(2, steps=5)
+
+
+def test_noise_is_given_seeded_or_drawn(prior):
+    codes = torch.zeros(2, 9)
+    drawn, again = (prior.guidance(codes, 50, generator=torch.Generator().manual_seed(3)) for _ in range(2))
+    given = prior.guidance(codes, 50, noise=prior.noise(2, seed=3))
+    assert torch.equal(drawn[1], again[1]) and torch.equal(drawn[1], given[1])
+    assert torch.equal(prior.sample(2, steps=5, seed=3), prior.sample(2, steps=5, start=prior.noise(2, seed=3)))
+    with pytest.raises(DataError, match="noise has shape"):
+        prior.sample(2, steps=5, start=torch.zeros(3, 4))
+
+
+def test_half_a_file_holds_the_transform_of_coefficients_exactly(tmp_path):
+    code_of = ROWS.astype(np.float16).astype(np.float64)
+    plane = LinearNormalization.from_coefficients(code_of, np.zeros(9), np.ones(4), np.array([0.3, 1, 2, 5.1]))
+    assert plane.arrays()["from_coefficients"].dtype == np.float16
+    again = normalization_from_arrays(plane.arrays(), 9)
+    assert np.array_equal(again.from_whitened, plane.from_whitened) and np.array_equal(again.mean, plane.mean)
+    with pytest.raises(DataError, match="holds no normalisation"):
+        normalization_from_arrays({"mean": plane.mean}, 9)
 
 
 def test_file_returns_the_prior_it_was_given(prior, tmp_path):
@@ -106,7 +139,8 @@ def test_normalisations_without_extent_are_refused():
 
 
 @pytest.mark.parametrize(
-    "name, code_size, kind", [("open-identity", 1344, "identity"), ("open-expression", 53, "expression")]
+    "name, code_size, kind",
+    [("open-identity", 1344, "identity"), ("open-expression", 53, "expression"), ("open-joint", 1397, "joint")],
 )
 def test_shipped_priors(name, code_size, kind):
     prior = CodePrior.from_pretrained(name)
@@ -120,7 +154,8 @@ def test_shipped_priors(name, code_size, kind):
 def test_shipped_transforms_are_those_of_the_open_head_model():
     rng = np.random.default_rng(0)
     identity, expression = HeadModel.from_pretrained("open").codes(rng.normal(size=(5, 100)), rng.random((5, 53)))
-    for name, codes in (("open-identity", identity), ("open-expression", expression)):
+    both = torch.cat([identity, expression], dim=1)
+    for name, codes in (("open-identity", identity), ("open-expression", expression), ("open-joint", both)):
         prior = CodePrior.from_pretrained(name)
         assert torch.allclose(prior.denormalise(prior.normalise(codes)), codes, atol=1e-3)
 
@@ -128,13 +163,7 @@ def test_shipped_transforms_are_those_of_the_open_head_model():
 def test_shipped_expression_prior_pulls_towards_expressions():
     """Captured frames cost less than the same weights shuffled between frames, shape by shape."""
     prior = CodePrior.from_pretrained("open-expression")
-    scale = torch.as_tensor(
-        np.abs(prior.normalization.from_whitened).sum(axis=0) / prior.normalization.from_whitened.std()
-    )
-    del scale
     frames = torch.as_tensor(load_mocap().evaluation()[::20])
-    from davatar.headmodel.head_model import HeadModel
-
     _, codes = HeadModel.from_pretrained("open").codes(np.zeros((len(frames), 100)), frames.numpy())
     generator = torch.Generator().manual_seed(0)
     shuffled = torch.stack([column[torch.randperm(len(codes), generator=generator)] for column in codes.T], dim=1)

@@ -26,14 +26,20 @@ def test_train_then_show_and_evaluate(cli, table, own_places):
     run = json.loads(done.out)
     assert run["run"] == "PR-1-toy"
     folder = own_places / "models" / "PR-1-toy"
-    assert {p.name for p in folder.iterdir()} >= {"prior.safetensors", "config.yaml", "manifest.json", "metrics.jsonl"}
+    made = {"prior.safetensors", "config.yaml", "manifest.json", "metrics.jsonl", "tensorboard"}
+    assert {p.name for p in folder.iterdir()} >= made
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["inputs"]["codes"]["path"] == str(table) and manifest["sessions"][-1]["status"] == "done"
     shown = cli("prior", "show", "PR-1", "--evaluate", "-n", "40", "--steps", "4", "--json")
     assert shown.code == 0, shown.err
     document = json.loads(shown.out)
     assert document["kind"] == "identity" and document["code_size"] == 8
-    assert set(document["evaluation"]["samples"]) == {"data", "prior", "gaussian"}
+    assert set(document["evaluation"]["codes"]) == {"data", "prior", "gaussian"}
+    assert "held-out" in document["evaluation"]["training_neighbours"] and "meshes" not in document["evaluation"]
+    judged = cli("prior", "evaluate", "PR-1", "-n", "40", "--steps", "4", "--out", own_places / "figures.json")
+    assert judged.code in (0, 5) and "covers more held-out codes" in judged.out, judged.err
+    claims = json.loads((own_places / "figures.json").read_text())["claims"]
+    assert judged.code == (0 if all(claim["holds"] for claim in claims) else 5)
     again = cli("prior", "train", "identity", "--resume", "PR-1", "-q")
     assert again.code == 0, again.err
 
@@ -54,6 +60,17 @@ def test_dry_run_writes_nothing(cli, table, own_places):
         (["train", "identity", "--set", "data.codes=/nowhere/codes.npz"], 3, "/nowhere/codes.npz"),
         (["show", "nobody"], 4, "open-identity"),
         (["sample", "-n", "0"], 2, "-n"),
+        (["sample", "--identity", "open-expression"], 3, "makes codes of 53 numbers, the head model takes 1344"),
+        (
+            ["sample", "--identity", "open-joint", "--expression", "open-expression"],
+            2,
+            "leave the expression prior out",
+        ),
+        (["sample", "--steps", "0"], 2, "0 sampling steps"),
+        (["sample", "--grid", "heads.txt"], 2, "heads.txt"),
+        (["sample", "--video", "heads.gif"], 2, "heads.gif"),
+        (["evaluate", "nobody"], 4, "open-joint"),
+        (["show", "open-identity", "--evaluate", "--surfaces", "3"], 2, "ask for 20 or more"),
     ],
 )
 def test_mistakes_have_a_code_and_a_mend_and_leave_no_run(cli, own_places, words, code, says):
@@ -61,6 +78,17 @@ def test_mistakes_have_a_code_and_a_mend_and_leave_no_run(cli, own_places, words
     assert not list((own_places / "models").glob("PR-*"))
     assert outcome.code == code, outcome.err
     assert says in outcome.err and "Traceback" not in outcome.err
+
+
+def test_sample_writes_what_was_asked_for(cli, tmp_path):
+    out = tmp_path / "heads"
+    words = ["-n", "1", "--identity", "mean", "--resolution", "24", "--out", out, "--grid", tmp_path / "g.png"]
+    done = cli("prior", "sample", *words, "--format", "glb", "--steps", "5", "--json", "-q")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["picture"] == str(tmp_path / "g.png")
+    assert {p.name for p in out.iterdir()} == {"00000.glb", "codes.npz"}
+    codes = np.load(out / "codes.npz")
+    assert (codes["identity"] == 0).all() and codes["expression"].shape == (1, 53)
 
 
 def test_interrupted_training_says_how_to_go_on(cli_process, cli, table):

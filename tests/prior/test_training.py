@@ -113,6 +113,43 @@ def test_a_trained_prior_beats_the_gaussian(population, tmp_path):
     assert any("validation_t15" in line and "gaussian_t15" in line for line in logged)
 
 
+def test_figures_go_to_tensorboard_too_and_a_resumed_run_writes_none_twice(population, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with pytest.raises(MemoryError):
+        train_prior("identity", SETTINGS, tmp_path, StopAfter(9, _kill), population)
+    train_prior("identity", SETTINGS, tmp_path, population=population)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("loss")] == [3, 6, 9, 12]
+    logged = [
+        line["loss"]
+        for line in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+        if "loss" in line
+    ]
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx(logged)
+    assert [event.step for event in events.Scalars("validation_t15")] == [6, 12]
+
+
+def test_unknown_trackers_are_refused(population, tmp_path):
+    with pytest.raises(ConfigError, match="tracker 'paper'"):
+        train_prior("identity", replace(SETTINGS, trackers=("paper",)), tmp_path, population=population)
+
+
+def test_open_priors_paint_samples_at_every_checkpoint(tmp_path):
+    import cv2
+
+    from davatar.raster.embree import EmbreeRasterizer
+
+    known = CodePrior.from_pretrained("open-expression").normalization
+    population = open_population("expression", DataSettings(), normalization=known)
+    settings = replace(SETTINGS, steps=4, save_steps=2, validate_steps=4, preview_heads=3)
+    train_prior("expression", settings, tmp_path, population=population, rasterizer=EmbreeRasterizer())
+    pictures = sorted((tmp_path / "previews").iterdir())
+    assert [picture.name for picture in pictures] == ["step-000002.png", "step-000004.png"]
+    image = cv2.imread(str(pictures[-1]))
+    assert image.shape == (2 * 224, 4 * 224, 3) and 0.1 < (image < 250).mean() < 0.6
+
+
 @pytest.mark.parametrize("normalization", ["whiten", "range"])
 def test_code_tables_are_populations(tmp_path, normalization):
     rng = np.random.default_rng(0)

@@ -119,7 +119,9 @@ class _Fitter:
     def prior_steps(self, frames: list[_Frame], generator: torch.Generator) -> dict[str, Tensor]:
         """sds_shape and sds_expr as scalars whose gradient is the prior's (value and gradient come ready)."""
         found, settings = {}, self.problem.settings
-        low, high = (int(level * 1000) for level in settings.noise_levels)
+        pulls = [self.problem.identity_pull, self.problem.expression_pull]
+        levels = min((pull.prior.steps for pull in pulls if pull is not None), default=1000)
+        low, high = (min(int(level * levels), levels - 1) for level in settings.noise_levels)
         t = int(torch.randint(low, high + 1, (1,), generator=generator))
         wanted = [("sds_shape", self.problem.identity_pull, [self.identity])]
         wanted.append(("sds_expr", self.problem.expression_pull, [frame.expression for frame in frames]))
@@ -128,8 +130,7 @@ class _Fitter:
                 continue
             prior: CodePrior = pull.prior
             codes = torch.stack([leaf.detach() for leaf in leaves])
-            noise = torch.randn(len(codes), prior.normalization.size, generator=generator).to(codes)
-            value, gradient = prior.guidance(codes, t, noise, mode="denoise")
+            value, gradient = prior.guidance(codes, t, mode="denoise", generator=generator)
             joined = sum((leaf * pull_of).sum() for leaf, pull_of in zip(leaves, gradient, strict=True))
             found[name] = joined + (value - joined).detach()
         return found

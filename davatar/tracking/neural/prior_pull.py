@@ -41,8 +41,7 @@ class PriorPull:
         """Value, half gradient and half Hessian along the basis at one code [L]; noise depends on `item` only."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + item)
         size = self.prior.normalization.size
-        noise = torch.randn(len(self.times), size, generator=generator, dtype=torch.float32).to(code)
         codes = code.detach()[None].expand(len(self.times), -1).contiguous()
-        value, gradient = self.prior.guidance(codes, self.times, noise, mode="score")
+        value, gradient = self.prior.guidance(codes, self.times, mode="score", generator=generator)
         pull = (gradient.sum(0) * size / self.gaussian) @ self.basis
         return Quadratic(float(value) * size / self.gaussian, pull.numpy().astype(np.float64), self.hessian)
