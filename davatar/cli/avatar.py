@@ -32,6 +32,9 @@ def train(
     seconds: Annotated[float | None, typer.Option(help="Train for so many seconds.", min=1)] = None,
     steps: Annotated[int | None, typer.Option(help="Train for so many steps.", min=1)] = None,
     start: Annotated[str | None, typer.Option("--from", help=STARTS)] = None,
+    base_model: Annotated[
+        str | None, typer.Option("--base", help="Frozen base of small and sd21: a folder or a cached name.")
+    ] = None,
     batch: Annotated[
         int | None, typer.Option(help="Frames at once and process; fewer need less memory.", min=1)
     ] = None,
@@ -73,6 +76,7 @@ def train(
         raise UsageError("no data set named", mend="davatar avatar train DATA; `davatar data list` shows what there is")
     run = runs.resolve_run(resume) if resume else None
     flags = {"seed": seed, "start": start, "budget.steps": steps, "budget.seconds": seconds, "batch": batch}
+    flags["published.base"] = base_model
     flags |= {"accumulation": accumulation, "precision": precision, "average": average}
     flags |= {"trackers": tuple(tracker) if tracker else None}
     if regression:
