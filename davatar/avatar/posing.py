@@ -58,13 +58,16 @@ def borrowed_motion(source: Track, target: Track) -> Motion:
     """
     if source.expression.shape[1] and target.expression.shape[1] and source.model != target.model:
         raise DataError(
-            f"was tracked with head model {source.model}, the avatar with {target.model}",
-            mend="track it again with the avatar's head model",
+            f"the driver was tracked with head model {source.model}, the avatar with {target.model}",
+            mend="track the driver again with the avatar's head model",
         )
     r_source, t_source = _mean_pose(source)
     r_target, t_target = _mean_pose(target)
+    codes = source.expression
+    if not codes.shape[1] and target.settings.get("geometry") == "neural":
+        codes = _head_model(target).codes(target.morphable_identity, source.morphable_expression)[1].numpy()
     return Motion(
-        codes=source.expression,
+        codes=codes,
         weights=source.morphable_expression,
         rotation=r_target @ r_source.T @ source.rotation,
         translation=t_target + (source.translation - t_source) @ r_source @ r_target.T,

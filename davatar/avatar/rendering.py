@@ -9,6 +9,7 @@ not grow with the length, and a killed render goes on at the chunk.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -26,7 +27,7 @@ from davatar.avatar.scenes import Scene, Shot, data_scene
 from davatar.avatar.video import enlarged, video_writer
 from davatar.core import paths
 from davatar.core.content import hash_path, hash_value
-from davatar.core.errors import ConfigError, MissingError, UsageError
+from davatar.core.errors import ConfigError, DataError, MissingError, ResourceError, UsageError
 from davatar.core.files import read_json
 from davatar.core.interrupt import interruptible
 from davatar.core.lock import exclusive
@@ -47,7 +48,7 @@ class RenderSettings:
     steps: int | None = None  # sampling steps; None = 1 for the small avatar (5 = most detail), 20 for the published
     sampler: str | None = None  # of the published kind: ddpm (the default), ddim, unipc or dpm-solver++
     compat: bool = False  # the noise of the published script: fresh for each place in a batch
-    batch: int = AT_ONCE  # frames painted at once
+    batch: int | None = None  # frames painted at once; None = 8, with `compat` 1 as published
     seed: int | None = None  # of the noise that all frames start from; None = 0, with `compat` the published seed
     checkpoint: int | None = None  # step; None = the latest
     pictures: bool = False  # keep every frame as PNG, at the avatar's own size
@@ -57,8 +58,12 @@ class RenderSettings:
     base: str | None = None  # frozen base of a published archive, if not the one that it names
 
     def __post_init__(self):
-        if self.batch < 1 or (self.steps is not None and self.steps < 1):
+        if self.at_once < 1 or (self.steps is not None and self.steps < 1):
             raise ConfigError(f"steps ({self.steps}) and batch ({self.batch}) must be at least 1")
+
+    @property
+    def at_once(self) -> int:
+        return self.batch if self.batch is not None else 1 if self.compat else AT_ONCE
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ def render(
     avatar, weights = _opened(run, settings)
     painter = Painter.of(avatar, settings)
     if data.is_ours:
-        scene = data_scene(data, avatar.resolution, avatar.told, settings.shot, track, told, settings.batch)
+        scene = data_scene(data, avatar.resolution, avatar.told, settings.shot, track, told, settings.at_once)
     else:
         from davatar.avatar.archive_scenes import archive_scene
 
@@ -171,7 +176,7 @@ class Painter:
         with torch.no_grad():
             batch = self._packed(frames).to(device)
             pictures = self.avatar.render(batch, self.noise.to(device), self.steps, **self.extra)
-        return (pictures * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        return (pictures.float() * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
     def _packed(self, frames: Sequence[Any]) -> Any:
         if isinstance(frames[0], HeadMaps):
@@ -207,16 +212,17 @@ def write_scene(
     if settings.conditions:
         kinds["conditions"] = lambda frame, picture: _row(frame)
     if settings.compare:
-        kinds["compare"] = lambda frame, picture: beside_truth(picture, frame.image)
+        kinds["compare"] = _beside
     videos = {kind: out if kind == "frames" else out.with_stem(f"{out.stem}_{kind}") for kind in kinds}
     with exclusive(out.with_suffix("")) as home, interruptible() as stop:
-        folder = FrameFolder(home, tuple(kinds), content, len(scene), settings.batch)
+        folder = FrameFolder(home, tuple(kinds), content, len(scene), settings.at_once)
         todo = folder.missing()
         with progress.task("rendering", len(scene)) as task:
             task.advance(len(scene) - sum(map(len, todo)))
             for chunk in todo:
-                frames = [scene.read(index) for index in chunk]
-                pictures = painter(frames)
+                with memory_errors(settings.at_once):
+                    frames = [scene.read(index) for index in chunk]
+                    pictures = painter(frames)
                 made = {
                     kind: [make(*pair) for pair in zip(frames, pictures, strict=True)] for kind, make in kinds.items()
                 }
@@ -239,6 +245,12 @@ def write_scene(
     )
 
 
+def _beside(frame: Any, picture: np.ndarray) -> np.ndarray:
+    if frame.image is None:
+        raise DataError(f"{frame.key} has no photograph to compare with", mend="leave out --compare")
+    return beside_truth(picture, frame.image)
+
+
 def _row(frame: Any) -> np.ndarray:
     return condition_row(frame) if isinstance(frame, HeadMaps) else frame.row()
 
@@ -254,6 +266,21 @@ def _drive_name(driver: Path | Track | None) -> str | None:
 def _expression_name(expressions: Path | Expressions) -> str:
     named = isinstance(expressions, str | Path)
     return f"expressions-{safe_name(Path(expressions).stem)}" if named else "expressions"
+
+
+@contextmanager
+def memory_errors(batch: int) -> Iterator[None]:
+    """
+    Raises:
+        ResourceError: the block ran out of memory; says what needs less.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error).lower():
+            raise
+        less = f"--batch {batch // 2}" if batch > 1 else "another --device"
+        raise ResourceError(f"out of memory with {batch} frames at once", mend=f"try {less}") from error
 
 
 def _opened(run: Run, settings: RenderSettings) -> tuple[Avatar, Path]:

@@ -10,13 +10,6 @@ import typer
 from davatar.cli import console
 from davatar.core import runs
 
-EPILOG = """A camera file holds keys in time, smooth in between:
-[{"time": 0, "position": [0, 0, 0.9], "look_at": [0, 0, 0], "fov": 20}, {"time": 2, "position": [0.3, 0, 0.8]}]
-(s; metres about the middle of the head: x to its left, y up, z out of the face; degrees), or
-{"width": 512, "keys": [{"time": 0, "world_to_camera": 4x4, "K": 3x3}, ...]} in the recording's world.
-A file of expressions is a table with a column time (s) or frame, and any of the 53 weights by name, as
-`davatar track` writes it: absent ones are 0, an empty cell sets no key."""
-
 
 def _names() -> list[str]:
     return [run.name for run in runs.list_runs()]
@@ -66,7 +59,9 @@ def command(
     seed: Annotated[
         int | None, typer.Option(help="Of the noise that every frame starts from, and of --sample.")
     ] = None,
-    batch: Annotated[int, typer.Option(help="Frames painted at once; fewer need less memory.", min=1)] = 8,
+    batch: Annotated[
+        int | None, typer.Option(help="Frames painted at once; fewer need less memory; default: 8.", min=1)
+    ] = None,
     checkpoint: Annotated[int | None, typer.Option(help="Step of the checkpoint; default: the latest.")] = None,
     pictures: Annotated[bool, typer.Option("--pictures", help="Keep every frame as PNG.")] = False,
     conditions: Annotated[
@@ -80,7 +75,23 @@ def command(
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="The video; default: inside the run.")] = None,
 ) -> None:
-    """Render a video: held-out frames, a camera path around the head, or another's expressions."""
+    """Render a video: held-out frames, a camera path around the head, or another's expressions.
+
+    A camera file holds keys in time (s), smooth in between and held after the last. Positions are metres about the
+    middle of the head (x to its left, y up, z out of the face), fov is in degrees:
+
+    \b
+    [{"time": 0, "position": [0, 0, 0.9], "look_at": [0, 0, 0], "fov": 20},
+     {"time": 2, "position": [0.3, 0.05, 0.8]}]
+
+    or cameras in the recording's world, K in pixels of a picture that wide:
+
+    \b
+    {"width": 512, "keys": [{"time": 0, "world_to_camera": [4 rows], "K": [3 rows]}, ...]}
+
+    A table of expressions has a column time (s) or frame, and any of the 53 weights by name, as `davatar track`
+    writes it in arkit.csv. Absent weights are 0, an empty cell sets no key, and a name without its side moves both.
+    """
     from davatar.avatar.rendering import RenderSettings, render
     from davatar.avatar.scenes import CameraMove, Shot
     from davatar.core.errors import UsageError

@@ -100,7 +100,7 @@ def test_the_published_script_painted_the_same(golden, tmp_path, monkeypatch):
     monkeypatch.setenv("DAVATAR_RENDERS", str(tmp_path))
     run = Run(golden / "models/diffusion-avatars/DA-3-ID-55")
     shot = Shot(camera="camera_shake", move=NEAR)
-    settings = RenderSettings(shot, compat=True, batch=1, pictures=True, conditions=True, base=str(golden / "base"))
+    settings = RenderSettings(shot, compat=True, pictures=True, conditions=True, base=str(golden / "base"))
     found = render(run, settings)
     assert found.video == tmp_path / "DA-3-ID-55" / "EXP-3-cheeks+nose_camera_shake_20-step_compat.mp4"
     wanted = np.load(golden / "E_render.npz")["generations"]
