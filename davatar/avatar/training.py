@@ -74,13 +74,13 @@ def train_avatar(
         chosen = replace(resolved.value, precision=_precision(resolved.value, run))
         avatar = new_avatar(chosen, device_name())
         train, watched = _split(data, avatar, chosen, progress)
-        learnt = stack.enter_context(_in_reach(train, progress))
+        learnt, shown = stack.enter_context(_in_reach(train, progress)), list(watched)
         if run is None:  # only now, so that data that cannot be read leave no empty run
             run = processes.first(lambda: create_run(name=name))
             _lock(run, stack)
         progress.info(f"{run.name} in {run.folder}")
         session = _Session(run, resolved, chosen, data) if processes.is_first() else nullcontext()
-        _fit(avatar, learnt, list(watched), run, chosen, progress, session)
+        _fit(avatar, learnt, shown, run, chosen, progress, session)
     return run
 
 
@@ -117,8 +117,16 @@ def _fit(
     progress: Progress,
     session: AbstractContextManager,
 ) -> dict[str, float]:
-    """`fit` in a run that is locked; `session` is entered when the run's checkpoint was found to fit."""
-    with _memory_errors(run, settings):
+    """`fit` in a run that is locked.
+
+    Args:
+        session: entered when the run is new, or when its checkpoint was found to fit.
+    """
+    if train[0].image is None:
+        raise DataError(f"{train[0].key} has no picture to learn from", mend="rasterize a recording with colour")
+    with _memory_errors(run, settings), ExitStack() as stack:
+        if run.latest_checkpoint() is None:
+            stack.enter_context(session)
         accelerator = open_accelerator(run, settings)
         avatar = avatar.to(accelerator.device)
         avatar.lighten()
@@ -127,12 +135,14 @@ def _fit(
         found = resume(run, avatar, optimizers, asked, progress)
         if found is None:
             avatar.prepare([train[i] for i in spread(len(train), CODEC_FRAMES)])
+        else:
+            stack.enter_context(session)
         trainer = Trainer(accelerator, avatar, optimizers, train, settings)
         if found is not None:
             trainer.go_on(found)
         position = asked if found is None else found.position
         log = TrainingLog(run, accelerator)
-        with session, interruptible() as stop, progress.task("training", _length(settings.budget)) as task:
+        with interruptible() as stop, progress.task("training", _length(settings.budget)) as task:
             if accelerator.is_main_process and found is not None:
                 run.rewind(position.step)
             task.advance(position.step if settings.budget.steps else position.seconds)

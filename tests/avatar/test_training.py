@@ -116,6 +116,14 @@ def test_a_signal_saves_the_step_it_came_in(tmp_path, small, balls, monkeypatch)
     assert Run(tmp_path / "run").latest_checkpoint()[0] == 2 and stopped.value.exit_code == 130
 
 
+def test_a_signal_to_another_process_stops_this_one_at_the_same_step(tmp_path, small, balls, monkeypatch):
+    step = Trainer.step
+    monkeypatch.setattr(Trainer, "step", lambda self, *a: replace(step(self, *a), stop=True))
+    with pytest.raises(Interrupted):
+        train(tmp_path / "run", small, balls)
+    assert Run(tmp_path / "run").latest_checkpoint()[0] == 1
+
+
 def test_accumulated_batches_learn_what_one_large_batch_does(tmp_path, small, balls):
     large = train(tmp_path / "large", small, balls, batch=4)
     parts = train(tmp_path / "parts", small, balls, batch=1, accumulation=4)
@@ -191,6 +199,11 @@ def test_a_budget_of_seconds_ends_the_training(tmp_path, small, balls):
 def test_budgets_that_mean_nothing_are_refused(wrong):
     with pytest.raises(ConfigError, match="budget"):
         Budget(**wrong)
+
+
+def test_frames_without_pictures_are_refused(tmp_path, small, balls):
+    with pytest.raises(DataError, match="ball/0 has no picture.*colour"):
+        train(tmp_path / "run", small, [replace(maps, image=None) for maps in balls])
 
 
 def test_resuming_with_another_seed_is_refused(trained, small, balls):
