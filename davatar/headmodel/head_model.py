@@ -8,6 +8,7 @@ device: `to` moves the network, codes and points are expected beside it, meshes 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -30,7 +31,7 @@ from davatar.headmodel.weights import load_weights, published_tensors, tensor_ha
 
 GRID = np.array([[-0.55, -0.5, -0.95], [0.55, 0.75, 0.4]])
 """[2, 3] head-model units: the box in which surfaces are extracted (spec dphm 2)."""
-PIECE = 4096  # points per pass through the network: their features stay in a processor's cache
+PIECE = {"cpu": 4096, "cuda": 131072}  # points per pass through the network: a processor's cache, a GPU's width
 
 
 class HeadModel:
@@ -141,6 +142,11 @@ class HeadModel:
     def device(self) -> torch.device:
         return self.network.identity.mean_anchors.device
 
+    @property
+    def queries_at_once(self) -> int:
+        """How many points one pass through the network takes on this device; speed only, never values."""
+        return PIECE.get(self.device.type, PIECE["cpu"])
+
     @contextmanager
     def _products(self) -> Iterator[None]:
         """Matrix products in the precision that `tf32` says, whatever the process uses elsewhere."""
@@ -154,8 +160,9 @@ class HeadModel:
     def _aligned(self, x: Tensor, *codes: Tensor) -> tuple[tuple[int, ...], list[Tensor]]:
         """Leading axes, then x as [B, N, 3] and each code as [B, size]; leading axes broadcast."""
         lead = torch.broadcast_shapes(x.shape[:-2], *(code.shape[:-1] for code in codes))
-        points = x.expand(*lead, *x.shape[-2:]).reshape(-1, *x.shape[-2:])
-        return lead, [points] + [code.expand(*lead, code.shape[-1]).reshape(-1, code.shape[-1]) for code in codes]
+        heads = math.prod(lead)
+        points = x.expand(*lead, *x.shape[-2:]).reshape(heads, *x.shape[-2:])
+        return lead, [points] + [code.expand(*lead, code.shape[-1]).reshape(heads, code.shape[-1]) for code in codes]
 
     def _check(self, identity: Tensor, expression: Tensor | None = None) -> None:
         wrong = [
@@ -172,7 +179,7 @@ class HeadModel:
     def sdf(self, x: Tensor, identity: Tensor, expression: Tensor) -> Tensor:
         """Signed distance, positive outside; differentiable in all three.
 
-        Where no gradient is recorded the points go through the network `PIECE` at a time.
+        Where no gradient is recorded the points go through the network `queries_at_once` at a time.
 
         Args:
             x: [..., N, 3] posed points, head-model units.
@@ -191,11 +198,12 @@ class HeadModel:
             if torch.is_grad_enabled() and any(given.requires_grad for given in flat):
                 return self.network(*flat).reshape(*lead, x.shape[-2])
             points, *codes = flat
-            pieces = [self.network(part, *codes) for part in points.split(max(1, PIECE // max(1, len(points))), dim=1)]
+            parts = points.split(max(1, self.queries_at_once // max(1, len(points))), dim=1)
+            pieces = [self.network(part, *codes) for part in parts]
             return torch.cat(pieces, dim=1).reshape(*lead, x.shape[-2])
 
     def sdf_and_gradient(
-        self, x: Tensor, identity: Tensor, expression: Tensor, max_queries: int = 2048
+        self, x: Tensor, identity: Tensor, expression: Tensor, max_queries: int | None = None
     ) -> tuple[Tensor, Tensor]:
         """Signed distance and its derivative by the point, for use rather than for further differentiation.
 
@@ -205,6 +213,7 @@ class HeadModel:
         Args:
             x: [..., N, 3] posed points, head-model units.
             identity, expression: [..., Di], [..., De].
+            max_queries: half of `queries_at_once` when None.
 
         Returns:
             [..., N] head-model units and [..., N, 3], not normalised; no graph behind them.
@@ -214,6 +223,7 @@ class HeadModel:
         """
         self._check(identity, expression)
         lead, (points, *codes) = self._aligned(x, identity, expression)
+        max_queries = max_queries or self.queries_at_once // 2
         values, slopes = points.new_empty(points.shape[:-1]), torch.empty_like(points)
         each = max(1, max_queries // max(1, len(points)))
         with self._products(), torch.enable_grad():
@@ -225,7 +235,7 @@ class HeadModel:
                     found = self.network(at, *(code[heads].detach() for code in codes))
                     (slopes[heads, some],) = torch.autograd.grad(found.sum(), at)
                     values[heads, some] = found.detach()
-        return values.reshape(*lead, -1), slopes.reshape(*lead, *x.shape[-2:])
+        return values.reshape(*lead, x.shape[-2]), slopes.reshape(*lead, *x.shape[-2:])
 
     def to_canonical(self, x: Tensor, identity: Tensor, expression: Tensor) -> Tensor:
         """Posed points [..., N, 3] -> canonical points with hyper coordinates [..., N, 3 + H]."""
@@ -277,7 +287,7 @@ class HeadModel:
         expression: Tensor,
         resolution: int = 128,
         previous: Mesh | None = None,
-        max_queries: int = PIECE,
+        max_queries: int | None = None,
         keep_components: bool = False,
         with_canonical: bool = True,
     ) -> Mesh:
@@ -287,13 +297,14 @@ class HeadModel:
             identity, expression: codes [Di], [De].
             resolution: samples per axis of the box `GRID`, ends included.
             previous: last frame's mesh: the search follows the surface from there. `sequence` asks far fewer points.
-            max_queries: points per network call; bounds memory.
+            max_queries: points per network call, bounds memory; `queries_at_once` when None.
             keep_components: keep specks that float beside the head (they are dropped by default).
             with_canonical: without, the mesh carries none, and the network is not asked for them.
 
         Raises:
             DataError: the codes give no surface in the box.
         """
+        max_queries = max_queries or self.queries_at_once
         field = self._field(identity, expression)
         vertices, triangles = extract_surface(
             field,
@@ -311,7 +322,7 @@ class HeadModel:
         identity: Tensor,
         resolution: int = 128,
         tolerance: float = 1e-4,
-        max_queries: int = PIECE,
+        max_queries: int | None = None,
         keep_components: bool = False,
         with_canonical: bool = True,
     ) -> Callable[[Tensor], Mesh]:
@@ -324,6 +335,7 @@ class HeadModel:
             tolerance: how far a vertex may be from where `mesh` puts it, head-model units; 0 asks everything.
             the others: as in `mesh`.
         """
+        max_queries = max_queries or self.queries_at_once
         surfaces = SurfaceSequence(GRID, resolution, tolerance, max_queries, largest_only=not keep_components)
 
         def next_mesh(expression: Tensor) -> Mesh:

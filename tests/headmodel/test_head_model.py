@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from davatar.core.errors import DataError, MissingError
+from davatar.core.errors import ConfigError, DataError, MissingError
 from davatar.headmodel.head_model import HeadModel
 from davatar.headmodel.weights import load_weights, save_weights
 
@@ -84,6 +84,62 @@ def test_mesh_equals_the_dense_grid(tiny_model):
         tiny_model.network.identity.biases[-1] += level
 
 
+def test_sdf_and_gradient_in_pieces(tiny_model, coefficients):
+    identity, expression = tiny_model.codes(*coefficients)
+    identity, expression = identity.expand(3, -1), expression * torch.tensor([[0.2], [0.6], [1.0]])
+    x = 0.2 * torch.randn(2, 3, 7, 3, generator=torch.Generator().manual_seed(0))
+    at = x.clone().requires_grad_()
+    wanted = tiny_model.sdf(at, identity, expression)
+    (slope,) = torch.autograd.grad(wanted.sum(), at)
+    for most in (1, 4, 8, 1000):
+        value, gradient = tiny_model.sdf_and_gradient(x, identity, expression, max_queries=most)
+        torch.testing.assert_close(value, wanted.detach(), atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(gradient, slope, atol=1e-5, rtol=1e-4)
+        assert not value.requires_grad and not gradient.requires_grad
+    with torch.no_grad():
+        torch.testing.assert_close(tiny_model.sdf(x, identity, expression), wanted.detach(), atol=1e-6, rtol=1e-5)
+        assert tiny_model.sdf(x[..., :0, :], identity, expression).shape == (2, 3, 0)
+
+
+def test_products_keep_the_process_precision(tiny_model, coefficients):
+    before = torch.get_float32_matmul_precision()
+    seen = []
+    handle = tiny_model.network.register_forward_hook(lambda *_: seen.append(torch.get_float32_matmul_precision()))
+    try:
+        for tiny_model.tf32 in (True, False):
+            tiny_model.sdf(torch.zeros(1, 3), *tiny_model.codes(*coefficients))
+    finally:
+        handle.remove()
+        tiny_model.tf32 = False
+    assert seen == ["high", "highest"] and torch.get_float32_matmul_precision() == before
+
+
+def test_shares_to_skip_are_checked(tiny_model):
+    assert tiny_model.skip_below == 0
+    with pytest.raises(ConfigError, match="skip_below is 0.5, expected 0 to 0.1"):
+        tiny_model.skip_below = 0.5
+
+
+def test_sequence_is_mesh_after_mesh(tiny_model):
+    from scipy.spatial import cKDTree
+
+    identity, expression = tiny_model.codes(np.zeros(100), np.zeros(53))
+    x = torch.rand(300, 3, generator=torch.Generator().manual_seed(0)) - 0.5
+    level = float(tiny_model.sdf(x, identity, expression).median())
+    tiny_model.network.identity.biases[-1] -= level
+    try:
+        next_mesh = tiny_model.sequence(identity, 28)
+        for amount in (0.0, 0.05, 0.1):
+            moved = expression + amount
+            found, wanted = next_mesh(moved), tiny_model.mesh(identity, moved, 28, with_canonical=False)
+            assert wanted.canonical is None and len(found.triangles) == len(wanted.triangles)
+            assert cKDTree(wanted.vertices).query(found.vertices)[0].max() < 1e-4
+            canonical = tiny_model.to_canonical(torch.from_numpy(found.vertices), identity, moved)
+            np.testing.assert_allclose(found.canonical, canonical, atol=1e-5)
+    finally:
+        tiny_model.network.identity.biases[-1] += level
+
+
 def test_file_round_trip(tiny_file, tmp_path, tiny_settings):
     network, maps, metadata = load_weights(tiny_file)
     save_weights(tmp_path / "again.safetensors", network, maps, tiny_settings)
@@ -101,6 +157,9 @@ def test_damaged_files_are_refused(tiny_file, tmp_path):
     for name, content in {
         "truncated": data[: len(data) // 2],
         "empty": b"",
+        "headless": data[:8] + b"x" * 64 + data[72:],
+        "boastful": (1 << 40).to_bytes(8, "little") + data[8:],
+        "renamed": data.replace(b"model.identity.weights.0", b"model.identity.weighty.0", 1),
         "flipped": data[:-100] + bytes([data[-100] ^ 64]) + data[-99:],
     }.items():
         path = tmp_path / f"{name}.safetensors"

@@ -73,6 +73,67 @@ def test_a_mirrored_pair_swaps_sides():
     torch.testing.assert_close(one, other)
 
 
+def test_mirrored_codes_mirror_the_field():
+    """The whole field, once what sits on the mid-plane is even in x: anchors, their networks and no deformation."""
+    model, (identity, expression, x) = small(), codes()
+    config, pairs = SMALL, 2 * SMALL.pairs
+    with torch.no_grad():
+        model.identity.weights[0][config.pairs :, :, config.global_size + config.local_size] = 0
+        last = model.identity.position[-1]
+        weight, bias = last.weight.view(config.anchors, 3, -1), last.bias.view(config.anchors, 3)
+        for values in (weight, bias):
+            values[1:pairs:2] = values[0:pairs:2]
+            values[1:pairs:2, 0] *= -1
+            values[pairs:, 0] = 0
+        model.deformation.layers[-1].weight.zero_(), model.deformation.layers[-1].bias.zero_()
+    one = model(x, identity, expression)
+    other = model(x * torch.tensor([-1.0, 1.0, 1.0]), mirrored_identity(identity, SMALL), expression)
+    torch.testing.assert_close(one, other)
+    assert one.std() > 0.01, "there is something to mirror"
+
+
+@pytest.mark.parametrize("changes", [{}, {"activation": "silu", "member_cut": 0.01}])
+def test_networks_side_by_side_and_one_by_one_agree(changes, monkeypatch):
+    model, (identity, _, x) = small(**changes), codes()
+    points = torch.cat([x, torch.zeros(2, 6, 2, dtype=x.dtype)], dim=-1).requires_grad_()
+    found = []
+    for few in (0, 10**9):
+        monkeypatch.setattr("davatar.headmodel.ensemble.FEW_ROWS", few)
+        monkeypatch.setattr("davatar.headmodel.ensemble.PADDING", 10**9)
+        value = model.identity(points, identity)
+        found.append((value, *torch.autograd.grad(value.square().sum(), (points, *model.identity.parameters()))))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+    assert model.identity(points[:, :0], identity).shape == (2, 0)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([1e-4, 1e-3, 1e-2]))
+def test_skipping_members_keeps_its_bound(seed, share):
+    """Shares left out times the largest difference between members' values, as the module promises."""
+    model = small()
+    generator = torch.Generator().manual_seed(seed)
+    identity = torch.randn(1, SMALL.identity_size, generator=generator, dtype=torch.float64)
+    points = torch.cat([0.3 * torch.randn(1, 12, 3, generator=generator), torch.zeros(1, 12, 2)], dim=-1).double()
+    with torch.no_grad():
+        exact = model.identity(points, identity)
+        slots, weights = model.identity.blend(points[..., :3], model.identity.anchors(identity))
+        silent = weights <= share
+        alone = torch.empty_like(weights)
+        for member in range(weights.shape[-1]):  # each member's own value: a blend in which only it is heard
+            model.identity.blend = lambda *_, m=member: (
+                slots,
+                torch.eye(weights.shape[-1]).double()[m].expand_as(weights),
+            )
+            alone[..., member] = model.identity(points, identity)
+        del model.identity.blend
+        model.identity.skip_below = share
+        changed = (model.identity(points, identity) - exact).abs()
+    bound = (weights * silent).sum(-1) * (alone.amax(-1) - alone.amin(-1))
+    assert (changed <= bound + 1e-7 * alone.abs().amax(-1)).all()  # shares sum to 1 less 1e-8 / their raw sum
+    assert (silent.sum(-1) > 0).any() or share < 1e-2
+
+
 def test_rows_are_independent_and_grouping_changes_nothing():
     model, (identity, expression, x) = small(head="product", member_cut=0.01), codes()
     with torch.no_grad():
