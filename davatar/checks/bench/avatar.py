@@ -132,7 +132,6 @@ def step_rows(
 
 def tiny(options: Options, task) -> list[Row]:
     ours = shipped_start()
-    ours.autocast = None
     frames, truth = synthetic_frames(ours.resolution)
     return tiny_rows(ours, frames, truth, options, task)
 
