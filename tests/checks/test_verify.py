@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from davatar.checks.verify import run
-from davatar.checks.verify.comparison import compare
+from davatar.checks.verify.comparison import Check, compare
 from davatar.checks.verify.dphm_decoder import build_decoder, decoder_of_recipe, described_config
 from davatar.checks.verify.dphm_field import PRECISIONS, blend_of, members_of, recompute
 from davatar.checks.verify.dphm_unet import build_network
 from davatar.checks.verify.recipe import DECODER_SHARES, recipe_weights
+from davatar.core.errors import Interrupted
 from davatar.headmodel.ict_codes import MEAN_ANCHORS
 
 HEAD = {"glob": 6, "loc": 3, "hid": 10, "nl": 3, "K": 6, "nhyp": 1, "exp": 5, "lid": 4, "ehid": 12, "enl": 4, "pos": 7}
@@ -138,6 +139,15 @@ def test_a_damaged_fixture_stops_no_other(cli, folder, field, damage):
     found = document(done)
     assert not found["holds"] and [item["file"] for item in found["damaged"]] == [f"set/{path.name}"]
     assert any(row["fixture"] == "set/C_other.npz" and row["holds"] for row in found["comparisons"])
+
+
+def test_a_stop_is_no_damage(folder, monkeypatch):
+    def stopped(path):
+        raise Interrupted("stopped")
+
+    monkeypatch.setattr(run, "all_checks", lambda: [Check("dphm A", lambda path: True, stopped)])
+    with pytest.raises(Interrupted):
+        run.verify(folder)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ reason and disturbs no other. What carries a section letter, or lies beside fixt
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,7 @@ from typing import Any
 
 from davatar.checks.verify.comparison import Check, Comparison
 from davatar.checks.verify.fixture import on_device, read_arrays, read_json
-from davatar.core.errors import DataError, DavatarError, MissingError, UsageError
+from davatar.core.errors import DataError, DavatarError, Interrupted, MissingError, UsageError
 from davatar.core.progress import Progress, silent
 
 MODULES = (
@@ -83,12 +82,7 @@ def _finite(value: float) -> float | None:
 
 def all_checks() -> list[Check]:
     """Of every module listed above, in that order."""
-    found = []
-    for name in MODULES:
-        module = f"{__package__}.{name}"
-        if importlib.util.find_spec(module) is not None:
-            found += importlib.import_module(module).CHECKS
-    return found
+    return [check for name in MODULES for check in importlib.import_module(f"{__package__}.{name}").CHECKS]
 
 
 def verify(
@@ -126,6 +120,8 @@ def verify(
                 try:
                     found = tuple(replace(one, fixture=name) for one in check.run(path))
                     fixtures.append(Verified(name, check.section, found))
+                except Interrupted:
+                    raise
                 except Exception as error:  # whatever a strange fixture provokes must not stop the others
                     damaged[name] = _reason(error, path)
             elif only is None:
