@@ -1,21 +1,14 @@
 """The published data, read by the same loader as ours."""
 
-import json
-import random
-
 import numpy as np
 import pytest
 
+from davatar.checks.verify import avatar_data
 from davatar.core.errors import DataError
-from davatar.dataset.conditions import condition
-from davatar.dataset.crop import Crop, choose_crop
-from davatar.dataset.layout import SampleKey
 from davatar.dataset.nersemble import RawParticipant
 from davatar.dataset.rendering_data import RenderingData
 from davatar.geometry.mesh import Mesh
 from davatar.raster.embree import EmbreeRasterizer
-
-SPLIT_OF = {"train0": "train", "holdseq0": "hold-out-sequence"}
 
 
 @pytest.fixture
@@ -28,35 +21,12 @@ def data(golden):
     return RenderingData(golden / "data/rendering_data/v1.3-ID-55-nphm", raw=golden / "data/nersemble")
 
 
-@pytest.mark.parametrize("sample", SPLIT_OF)
-def test_golden_conditions(golden, data, sample):
-    """Float32 arithmetic on equal codes: 5e-7."""
-    key = data.samples(SPLIT_OF[sample])[0]
-    with np.load(golden / "C_samples.npz") as archive:
-        crop = Crop(*archive[f"{sample}_crop_xywh"].tolist())
-        for name in ("depths", "uv", "normals", "uv_ambient", "mask"):
-            found = condition(data.channel(key, name), name, crop, 64)
-            np.testing.assert_allclose(found, archive[f"{sample}_{name}"], atol=5e-7, err_msg=name)
-        np.testing.assert_array_equal(data.load(key).codes, archive[f"{sample}_expression_code"])
-
-
-def test_golden_crops(golden):
-    splits = json.loads((golden / "C_splits.json").read_text())
-    raw = RawParticipant(golden / "data/nersemble/055")
-    with np.load(golden / "C_samples.npz") as archive:
-        train, evaluation = archive["train_crops_seed_idx_xywh"], archive["eval_crops_idx_xywh"]
-    for seed, index, *crop in train.tolist():
-        key = SampleKey(*splits["TRAIN"][index])
-        assert choose_crop(90, 131, raw.box(*key[1:]), random.Random(seed)) == tuple(crop)
-    for index, *crop in evaluation.tolist():
-        key = SampleKey(*splits["VALID_HOLD_OUT_SEQ"][index])
-        assert choose_crop(90, 131, raw.box(*key[1:]), random.Random(), smallest=1, aspect=1) == tuple(crop)
-
-
-def test_golden_pictures_are_matted(golden, data):
-    with np.load(golden / "C_target.npz") as archive:
-        expected = archive["img_cc_matte"]
-    np.testing.assert_array_equal(np.round(data.load(data.samples("train")[0]).image * 255), expected)
+@pytest.mark.parametrize("check", avatar_data.CHECKS, ids=lambda check: check.run.__name__.removeprefix("check_"))
+def test_golden(golden, check):
+    """What `davatar verify` recomputes of section C."""
+    files = [file for file in sorted(golden.iterdir()) if check.recognises(file)]
+    assert files
+    assert [one for file in files for one in check.run(file) if not one.holds] == []
 
 
 def test_camera_and_stored_maps_agree(golden, data):
