@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from davatar.avatar.expression_block import TOKENS
 from davatar.avatar.frozen_base import FrozenBase, encode_tokens, tokenize
 from davatar.avatar.published import PublishedAvatar
+from davatar.avatar.published_configs import ArchiveDataConfig, ModelConfig, OptimizationConfig, TrainSetup, parse
 from davatar.avatar.published_settings import PublishedSettings, PublishedTraining
 from davatar.avatar.temporal import TemporalAttention, TemporalConvolution
 from davatar.avatar.texture import PlaneTextures, sample_hierarchy, sample_wrapped
@@ -103,6 +105,20 @@ def check_counts(path: Path) -> Iterator[Comparison]:
     }
     for name in found.keys() & wanted.keys():
         yield near(path, name, found[name], wanted[name], 0)
+
+
+def check_configs(path: Path) -> Iterator[Comparison]:
+    """The config files of a full-size archive: keys that we read otherwise than they stand there."""
+    kinds = {
+        "model_config": ModelConfig,
+        "dataset_config": ArchiveDataConfig,
+        "train_setup": TrainSetup,
+        "optimization_config": OptimizationConfig,
+    }
+    for name, wanted in read_json(path).items():
+        found = asdict(parse(kinds[name], wanted, path))
+        differing = sum(found.get(key) != wanted.get(key) for key in found.keys() | wanted.keys())
+        yield Comparison(path.name, f"{name}: keys that differ", differing, 0)
 
 
 def _size(module: torch.nn.Module) -> int:
@@ -264,6 +280,7 @@ def check_temporal(path: Path) -> Iterator[Comparison]:
 CHECKS: tuple[Check, ...] = (
     Check("diffusion-avatars A", holding("A", "trainable", "frozen_unet"), check_keys),
     Check("diffusion-avatars A", holding("A", "trainable_tensors", "controlnet_total"), check_counts),
+    Check("diffusion-avatars A", holding("A", "model_config", "dataset_config"), check_configs),
     Check("diffusion-avatars B", holding("B", "rendered", "neural", "ambient", "concat_check_sum"), check_conditions),
     Check("diffusion-avatars B", holding("B", "plane_uv", "triplane_out", "uv_cond"), check_lookups),
     Check("diffusion-avatars B", holding("B", "tokens", "empty_prompt_hidden"), check_tokens),
