@@ -26,14 +26,20 @@ from davatar.tracking.settings import OutputSettings
 
 MIDDLE = to_head_units(np.array([0.0, 0.02, 0.03]))  # of what the overlay shows, head-model units
 MESHES, CSV, OVERLAY = "meshes", "arkit.csv", "overlay.mp4"
+FOLLOWED = 12  # rows whose surfaces are found from one another
 
 
 class MeshWriter:
-    """Makes the tracked surface of single rows: the neural one, or the morphable one of a linear track."""
+    """Makes the tracked surface of single rows: the neural one, or the morphable one of a linear track.
+
+    Neural surfaces are followed from row to row within groups of `FOLLOWED`; a group asked for in its middle is
+    followed from its first row, so that a mesh does not depend on which rows an earlier session made.
+    """
 
     def __init__(self, track: Track, head_model: str, resolution: int):
         self.track, self.resolution = track, resolution
         self.model = None
+        self._done = -1  # the last row that `_follow` has seen
         if len(track.identity):
             from davatar.headmodel.head_model import HeadModel
 
@@ -44,12 +50,20 @@ class MeshWriter:
         track = self.track
         if self.model is None:
             return linear_mesh(track, row)
-        import torch
-
-        code, expression = (torch.as_tensor(c, dtype=self.model.dtype) for c in (track.identity, track.expression[row]))
-        mesh = self.model.mesh(code, expression, resolution=self.resolution)
+        first = row - row % FOLLOWED
+        if not first <= self._done < row:
+            self._follow, self._done = self.model.sequence(self._code(track.identity), self.resolution), first - 1
+        for before in range(self._done + 1, row):
+            if track.flag[before] != SKIPPED:
+                self._follow(self._code(track.expression[before]))
+        mesh, self._done = self._follow(self._code(track.expression[row])), row
         scale = track.scale / UNITS_PER_METRE
         return mesh.transformed(track.rotation[row], track.translation[row], scale)
+
+    def _code(self, values: np.ndarray) -> Any:
+        import torch
+
+        return torch.as_tensor(values, dtype=self.model.dtype)
 
 
 def linear_mesh(track: Track, row: int) -> Mesh:
