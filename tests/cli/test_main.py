@@ -124,12 +124,15 @@ def test_no_color_is_honoured_on_a_terminal(monkeypatch):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_during_a_command_ends_it_with_130(number, cli, monkeypatch):
+def test_a_signal_during_a_command_ends_it_with_130(number, cli, monkeypatch, request):
     def work():
         os.kill(os.getpid(), number)
         while True:  # the signal is delivered between two byte codes of this loop
             pass
 
+    if number == signal.SIGINT:  # a shell starts its background jobs with this signal ignored
+        previous = signal.signal(number, signal.default_int_handler)
+        request.addfinalizer(lambda: signal.signal(number, previous))
     monkeypatch.setattr("davatar.core.paths.places", work)
     outcome = cli("paths")
     assert outcome.code == 130
