@@ -57,7 +57,7 @@ def test_mesh_is_one_head(model, head):
     codes = model.codes(identity, expression)
     mesh = model.mesh(*codes, resolution=40)
     assert len(largest_component(mesh.vertices, mesh.triangles)[0]) == len(mesh.vertices), "specks are dropped"
-    assert count_pieces(model, *codes, resolution=40) <= 2, "the card says 3 in 15 heads"
+    assert count_pieces(model, *codes, resolution=40) <= 2, "the card says one per head"
     picture = shaded(mesh.vertices.astype(float), mesh.triangles, 0.0, 24)
     truth = shaded(vertices, teaching_surface().all_triangles, 0.0, 24)
     assert np.mean((picture == 255) == (truth == 255)) > 0.93, "silhouettes differ"
