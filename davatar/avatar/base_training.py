@@ -31,7 +31,7 @@ STATE_KIND = "davatar tiny avatar base training"
 class BaseSettings:
     corpus: CorpusSettings = field(default_factory=CorpusSettings)
     tiny: TinySettings = field(default_factory=TinySettings)
-    training: TinyTraining = field(default_factory=lambda: TinyTraining(warm_up=50))
+    training: TinyTraining = field(default_factory=lambda: TinyTraining(warm_up=50, pure_noise=0.4))
     steps: int = 5000
     people: int = 2  # per step
     frames: int = 2  # per person and step

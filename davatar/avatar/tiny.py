@@ -42,7 +42,7 @@ class TinyTraining:
     plane_rate: float = 2e-2
     warm_up: int = 20  # steps
     final_rate: float = 0.02  # share of the rates at the end of the cosine
-    pure_noise: float = 0.4  # share of samples at t = 1
+    pure_noise: float = 0.7  # share of samples at t = 1: what a picture in one step rests on
     face_weight: float = 4.0  # of the squared error in eye and mouth boxes
     regression: bool = False  # t fixed to 1: one step from the conditioning to the picture
 

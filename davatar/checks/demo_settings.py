@@ -22,7 +22,7 @@ class DemoSettings:
     driver_frames: int = 8  # of a second person, whose expressions drive the avatar at the end
     stage: Literal["linear", "neural"] = "neural"  # how far the tracker goes, and the surface the avatar learns from
     start: str = "base"  # base = the shipped start; scratch
-    train_steps: int = 400
+    train_steps: int = 700
     scored: int = 3  # frames of a sequence that are compared with the true geometry, which is slow
 
     def __post_init__(self):

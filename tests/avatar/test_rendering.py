@@ -307,7 +307,7 @@ def test_the_command_line_trains_and_renders(cli, data, tmp_path):
         "tiny: {resolution: 32, plane_size: 16, plane_channels: 4, point_width: 16, map_width: 8, width: 16}\n"
     )
     plan = cli("avatar", "train", data.path, "--config", config, "--dry-run", "--json")
-    assert plan.code == 0 and json.loads(plan.out)["budget"] == "2 steps"
+    assert plan.code == 0 and json.loads(plan.out)["steps"] == 2
     trained = cli("avatar", "train", data.path, "--config", config, "--name", "me", "--json")
     assert trained.code == 0, trained.err
     assert json.loads(trained.out)["run"] == "DA-1-me"

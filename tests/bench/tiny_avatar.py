@@ -29,6 +29,7 @@ from davatar.capture.synthetic.script import ExpressionScript
 from davatar.capture.synthetic.subject import Subject
 from davatar.core.files import atomic_path
 from davatar.core.runs import Run
+from davatar.core.settings import resolve
 from davatar.evaluation.baselines import Stance, mean_image, nearest
 from davatar.evaluation.pixel import Psnr, Ssim
 from davatar.headmodel.morphable import open_morphable
@@ -37,6 +38,7 @@ SIZE = 128
 TRAINING_SEQUENCES, TEST_SEQUENCES, FRAMES = 6, 2, 10
 CAMERAS_PER_INSTANT = 8
 GEOMETRIES = ("exact", "noisy")
+PRESET = resolve(AvatarSettings, "tiny", environ={}).value
 
 
 def performance(names: tuple[str, ...], seed: int, sequence: int) -> ExpressionScript:
@@ -142,7 +144,7 @@ def main() -> None:
                 results.setdefault(("any", name), {})[split] = scores(painted, truth(test))
         for row in chosen.rows.split(","):
             geometry, _, variant = row.partition("-")
-            settings = AvatarSettings(start=chosen.start, budget=budget, seed=seed, preview_every=100_000)
+            settings = replace(PRESET, start=chosen.start, budget=budget, seed=seed, preview_every=100_000)
             if variant:
                 settings = replace(settings, tiny_training=replace(settings.tiny_training, regression=True))
             with tempfile.TemporaryDirectory() as folder:
