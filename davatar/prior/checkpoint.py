@@ -111,6 +111,8 @@ def read_prior(path: str | Path) -> CodePrior:
         if FORMAT not in metadata:
             found = ", ".join(metadata) or "no metadata"
             raise DataError(f"is not a prior of this version ({found})", file=path, mend=mend)
+        if not any(key.startswith("normalization.") for key in tensors):
+            raise DataError("holds no normalisation of codes", file=path, mend="train or import the prior again")
         document = json.loads(metadata[FORMAT])
         return _build(document["config"], document["about"], tensors)
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError, ConfigError) as error:

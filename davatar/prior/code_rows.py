@@ -7,6 +7,7 @@ sees each pair (spec dphm 4.5).
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def _from_arrays(path: Path) -> CodeRows:
                 return CodeRows(np.asarray(loaded, np.float32))
             people = loaded["people"] if "people" in loaded else None
             return CodeRows(np.asarray(loaded["codes"], np.float32), people=people)
-    except (OSError, KeyError, ValueError, EOFError) as error:
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"is not a readable code table: {error}", file=path, mend="save [N, L] as `codes`") from error
 
 

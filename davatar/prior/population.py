@@ -182,14 +182,16 @@ def table_population(kind: Kind, rows: CodeRows, settings: DataSettings, seed: i
         settings: `normalization` "range" scales as the published priors do; "whiten" goes to principal components.
 
     Raises:
-        DataError: too few rows, or values that are not finite.
+        DataError: too few rows or people, values that are not finite, or rows that are all the same.
     """
     table = rows.codes
-    if table.ndim != 2 or len(table) < 20:
+    if table.ndim != 2 or len(table) < 20 or not table.shape[1]:
         raise DataError(f"code table of shape {list(table.shape)}: at least 20 rows of codes are needed")
     if not np.isfinite(table).all():
         bad = np.flatnonzero(~np.isfinite(table).all(axis=1))
         raise DataError(f"code table holds values that are not finite, first in row {bad[0]}", mend="drop those rows")
+    if (table == table[0]).all():
+        raise DataError("every row of the code table is the same code", mend="give codes of different heads")
     aside = _held_out_rows(rows, np.random.default_rng([seed, 4]))
     kept, left = table[~aside], table[aside]
     weights = np.ones(len(table)) if rows.weights is None else rows.weights.astype(np.float64)
@@ -213,7 +215,11 @@ def table_population(kind: Kind, rows: CodeRows, settings: DataSettings, seed: i
 def _held_out_rows(rows: CodeRows, rng: np.random.Generator) -> np.ndarray:
     """[N] bool, a tenth of the people (at least one) or of the rows."""
     people = np.arange(len(rows.codes)) if rows.people is None else rows.people
+    if people.shape != (len(rows.codes),):
+        raise DataError(f"people of shape {list(people.shape)} beside {len(rows.codes)} codes", mend="name one per row")
     everyone = rng.permutation(np.unique(people))
+    if len(everyone) < 2:
+        raise DataError("every row is the same person's, so nobody is left to judge by", mend="leave people out")
     return np.isin(people, everyone[: max(1, len(everyone) // 10)])
 
 

@@ -69,3 +69,5 @@ class PriorSettings:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
         if not (self.learning_rate > 0 and self.clip > 0 and 0 <= self.ema < 1):
             raise ValueError("learning_rate and clip are positive, ema lies in 0..1")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}, expected 0 or more")

@@ -97,7 +97,8 @@ def train_prior(
         Path of prior.safetensors.
 
     Raises:
-        DataError: the folder was made with other settings, its state is damaged, or the codes are unreadable.
+        DataError: the folder was made with other settings, its state is damaged, the codes are unreadable, or the
+            training diverged.
         Interrupted: a signal came; the state is saved and the same call goes on.
     """
     run = Run(Path(out_folder))
@@ -170,8 +171,12 @@ class _Trainer:
                 losses.append(self.train_step())
                 last = self.step == settings.steps
                 if self.step % settings.log_steps == 0 or last:
-                    task.advance(len(losses), loss=float(np.mean(losses)))
-                    self._log(loss=float(np.mean(losses)), learning_rate=self._rate(self.step - 1))
+                    loss = float(np.mean(losses))
+                    if not math.isfinite(loss):
+                        found = f"the loss is {loss} at step {self.step}: training diverged"
+                        raise DataError(found, mend="lower learning_rate")
+                    task.advance(len(losses), loss=loss)
+                    self._log(loss=loss, learning_rate=self._rate(self.step - 1))
                     losses = []
                 if self.step % settings.validate_steps == 0 or last:
                     self._log(**self.validation())

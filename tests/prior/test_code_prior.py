@@ -79,7 +79,7 @@ def test_file_returns_the_prior_it_was_given(prior, tmp_path):
     assert (again.kind, again.about, again.prediction) == (prior.kind, prior.about, prior.prediction)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "text", "other safetensors", "network of another size"])
+@pytest.mark.parametrize("damage", ["truncated", "text", "other safetensors", "no range", "network of another size"])
 def test_damaged_files_are_named(prior, tmp_path, damage):
     path = tmp_path / "p.safetensors"
     write_prior(path, prior, CONFIG, "cosine")
@@ -91,6 +91,14 @@ def test_damaged_files_are_named(prior, tmp_path, damage):
         from safetensors.torch import save_file
 
         save_file({"a": torch.zeros(2)}, path)
+    elif damage == "no range":
+        from safetensors import safe_open
+        from safetensors.torch import load_file, save_file
+
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+        kept = {key: value for key, value in load_file(path).items() if key.startswith("network.")}
+        save_file(kept, path, metadata)
     else:
         write_prior(path, prior, NetworkConfig("mlp", width=32, blocks=1), "cosine")
     with pytest.raises(DataError, match="p.safetensors"):

@@ -173,9 +173,27 @@ def test_useless_code_tables_are_refused(tmp_path):
         table_population("identity", CodeRows(np.zeros((3, 4))), DataSettings())
     with pytest.raises(DataError, match="not finite, first in row 7"):
         table_population("identity", CodeRows(np.where(np.arange(80).reshape(40, 2) == 15, np.nan, 1)), DataSettings())
-    (tmp_path / "codes.npz").write_text("no")
-    with pytest.raises(DataError, match="codes.npz"):
-        load_code_rows(tmp_path / "codes.npz", "identity")
+    with pytest.raises(DataError, match="the same code"):
+        table_population("identity", CodeRows(np.ones((40, 4))), DataSettings())
+    codes = np.eye(40)
+    with pytest.raises(DataError, match=r"people of shape \[5\] beside 40 codes"):
+        table_population("identity", CodeRows(codes, people=np.zeros(5)), DataSettings())
+    with pytest.raises(DataError, match="the same person's"):
+        table_population("identity", CodeRows(codes, people=np.zeros(40)), DataSettings())
+    path = tmp_path / "codes.npz"
+    np.savez(path, codes=codes)
+    for content in (b"no", path.read_bytes()[:-40]):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match="codes.npz"):
+            load_code_rows(path, "identity")
+
+
+def test_diverged_training_stops_with_the_mend(population, tmp_path):
+    def nothing(count, rng):
+        return np.full((count, 4), np.nan)
+
+    with pytest.raises(DataError, match="nan at step 3.*lower learning_rate"):
+        train_prior("identity", SETTINGS, tmp_path, population=replace(population, draw=nothing))
 
 
 def test_held_out_people_are_unseen_and_rows_are_weighed():
@@ -224,7 +242,9 @@ def test_presets_are_valid(name):
     assert resolve(PriorSettings, name, env_prefix="").value.steps > 0
 
 
-@pytest.mark.parametrize("line", ["batch=0", "learning_rate=-1", "data.captured=0.9", "network.type=cnn", "stps=3"])
+@pytest.mark.parametrize(
+    "line", ["batch=0", "seed=-1", "learning_rate=-1", "data.captured=0.9", "network.type=cnn", "stps=3"]
+)
 def test_senseless_settings_are_refused(line):
     with pytest.raises(ConfigError):
         resolve(PriorSettings, "expression", env_prefix="", sets=[line])
