@@ -120,11 +120,3 @@ def session(folder: str | Path, *args: Any, **facts: Any) -> Iterator[dict[str, 
         raise
     finally:
         end_manifest(folder, status, **figures)
-
-
-def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """
-    Raises:
-        DataError: there is none, or it is not JSON.
-    """
-    return read_json(Path(folder) / FILE)

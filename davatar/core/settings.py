@@ -240,7 +240,10 @@ def _hint(word: str, known: list[str]) -> str:
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     if not near:  # the last part may be right and the path to it forgotten
         near = [name for name in known if name.split(".")[-1] == word.split(".")[-1]][:1]
-    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known) or 'none'}"
+    if near:
+        return f"did you mean {near[0]!r}?"
+    groups = dict.fromkeys(f"{group}.…" if parts else group for group, _, parts in (n.partition(".") for n in known))
+    return f"there are {', '.join(groups) or 'none'}"
 
 
 def _build(cls: type[T], chosen: Mapping[str, tuple[Any, str]]) -> T:

@@ -13,9 +13,11 @@ def recording_of(folder: Path, track: Track | None = None) -> Path:
     """The recording's path: what `track.json`, or the track's settings, say under `capture`.
 
     Raises:
-        DataError: nothing is said, or it is not there any more.
+        DataError: there is no such track, nothing is said, or the recording is not there any more.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError("no such track", file=folder, mend="give the folder that `davatar track` wrote")
     about = read_json(folder / "track.json") if (folder / "track.json").is_file() else {}
     said = about.get("capture") or (track.settings.get("capture") if track else None)
     if said is None:

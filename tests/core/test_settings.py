@@ -188,3 +188,9 @@ def test_every_shipped_preset_fits_its_settings():
         for preset in settings.presets(component):
             found = settings.resolve(cls or settings_class(preset, None, ()), preset, component=component, environ={})
             assert f"preset {preset}" in found.origins.values()
+
+
+def test_a_key_like_no_other_is_told_the_groups_not_every_setting():
+    with pytest.raises(ConfigError, match=r"there are .*network\.…") as caught:
+        resolve(sets=["xyzzy.q=3"])
+    assert "network.channels" not in str(caught.value)

@@ -99,3 +99,8 @@ def test_record_makes_a_recording_whose_truth_rasterises(cli, tmp_path):
     sample = data.load((1, "me", 1, data.config.serials[1]))
     inner = sample.mask & (sample.canonical[..., 1] > -0.45)
     assert np.abs(sample.alpha - sample.coverage)[inner].mean() < 0.02  # truth and picture show the same head
+
+
+def test_a_track_that_is_not_there_is_said_to_be_absent(cli, tmp_path):
+    absent = cli("data", "rasterize", tmp_path / "anna" / "track")
+    assert absent.code == 3 and "no such track" in absent.err
