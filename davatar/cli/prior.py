@@ -21,6 +21,8 @@ DEFAULT_PRESET = {"nphm": "open"}
 
 Samples = Annotated[int, typer.Option("-n", min=20, help="samples to judge, and held-out values to judge them by")]
 Steps = Annotated[int, typer.Option(help="noise levels walked per sample")]
+LARGEST_SEED = 2**62  # torch takes 63 bits; samplers add to it
+Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="of samples and noise")]
 Surfaces = Annotated[
     int, typer.Option(help="also compare surfaces of this many heads (20 or more; a second each, four sets)")
 ]
@@ -37,7 +39,7 @@ def train(
     config: Annotated[Path | None, typer.Option(help="YAML file of settings")] = None,
     sets: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="one setting")] = None,
     steps: Annotated[int | None, typer.Option(help="training steps (priors only)")] = None,
-    seed: Annotated[int | None, typer.Option(help="of every random draw")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=LARGEST_SEED, help="of every random draw")] = None,
     name: Annotated[str | None, typer.Option(help="label of the new run")] = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="go on with a stopped run")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take and stop.")] = False,
@@ -146,7 +148,7 @@ def sample(
     sampler: Annotated[
         Literal["dpm", "unipc", "ddim", "ancestral"], typer.Option(help="how they are walked; dpm: DPM-Solver++")
     ] = "dpm",
-    seed: Annotated[int, typer.Option(help="same seed, same heads")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="same seed, same heads")] = 0,
     resolution: Annotated[int, typer.Option(min=8, help="samples per axis of the surface search")] = 128,
     out: Annotated[Path, typer.Option(help="folder for meshes (m), codes.npz and the picture")] = Path("heads"),
     mesh_format: Annotated[
@@ -265,7 +267,7 @@ def show(
     islands: Annotated[int, typer.Option(min=0, help="head models: random heads searched for floating pieces")] = 0,
     n: Samples = 1000,
     steps: Steps = 20,
-    seed: Annotated[int, typer.Option(help="of samples and noise")] = 0,
+    seed: Seed = 0,
     surfaces: Surfaces = 0,
     head_model: Annotated[str, typer.Option(help="head model for --surfaces")] = "open",
 ) -> None:
@@ -325,7 +327,7 @@ def evaluate(
     ] = None,
     n: Samples = 1000,
     steps: Steps = 20,
-    seed: Annotated[int, typer.Option(help="of samples and noise")] = 0,
+    seed: Seed = 0,
     surfaces: Surfaces = 0,
     head_model: Annotated[str, typer.Option(help="head model for --surfaces")] = "open",
     out: Annotated[Path | None, typer.Option(help="also write the figures there (.json)")] = None,

@@ -60,6 +60,8 @@ def test_dry_run_writes_nothing(cli, table, own_places):
         (["train", "identity", "--set", "data.codes=/nowhere/codes.npz"], 3, "/nowhere/codes.npz"),
         (["show", "nobody"], 4, "open-identity"),
         (["sample", "-n", "0"], 2, "-n"),
+        (["sample", "--seed", "-1"], 2, "seed"),
+        (["evaluate", "open-identity", "--seed", "-1"], 2, "seed"),
         (["sample", "--identity", "open-expression"], 3, "makes codes of 53 numbers, the head model takes 1344"),
         (
             ["sample", "--identity", "open-joint", "--expression", "open-expression"],
