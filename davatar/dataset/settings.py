@@ -20,8 +20,11 @@ class RasterSettings:
     hold_out_sequences: tuple[str, ...] = ()
 
     def __post_init__(self):
-        if self.size < 16 or self.margin <= 0 or self.every < 1 or not 0 <= self.subpixels <= 16:
-            raise ConfigError(
-                f"size {self.size} must be at least 16, margin {self.margin:g} positive, "
-                f"every {self.every} at least 1, subpixels {self.subpixels} in 0..16"
-            )
+        wrong = {
+            f"size is {self.size}, expected at least 16": self.size < 16,
+            f"margin is {self.margin:g}, expected more than 0": self.margin <= 0,
+            f"every is {self.every}, expected at least 1": self.every < 1,
+            f"subpixels is {self.subpixels}, expected 0 to 16": not 0 <= self.subpixels <= 16,
+        }
+        if any(wrong.values()):
+            raise ConfigError("; ".join(text for text, holds in wrong.items() if holds))
