@@ -24,13 +24,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.tracking import GeneralTracker
 
 from davatar.core.errors import ConfigError, DataError
 from davatar.core.files import write_bytes
 from davatar.core.interrupt import Stop, interruptible
 from davatar.core.lock import exclusive
 from davatar.core.progress import Progress, silent
+from davatar.core.run_tracker import RunTracker
 from davatar.core.runs import CONFIG, Run
 from davatar.core.settings import Resolved, fields_of, to_mapping
 from davatar.headmodel.auto_decoder import AutoDecoder, Rates
@@ -88,24 +88,6 @@ class PublishedSettings:
             raise ConfigError(f"model.anchors is {self.model.anchors}, the mean anchors known are {len(MEAN_ANCHORS)}")
 
 
-class _JsonLines(GeneralTracker):
-    """accelerate's tracker that writes metrics.jsonl of a run."""
-
-    name = "jsonl"
-    requires_logging_directory = False
-
-    def __init__(self, run: Run):
-        super().__init__()
-        self.run = run
-
-    @property
-    def tracker(self) -> Run:
-        return self.run
-
-    def log(self, values: dict, step: int | None = None, **kwargs) -> None:
-        self.run.log(step or 0, **values)
-
-
 def new_network(settings: PublishedSettings) -> NPHM:
     """Untrained networks, the framework's start."""
     with torch.random.fork_rng(devices=[]):
@@ -136,7 +118,7 @@ def train_published(
     """
     run = Run(Path(out_folder))
     source = source or open_scans(settings.data)
-    trackers: list[Any] = [_JsonLines(run)]
+    trackers: list[Any] = [RunTracker(run)]
     if importlib.util.find_spec("tensorboard"):
         trackers.append("tensorboard")
     else:

@@ -3,40 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from accelerate import Accelerator
-from accelerate.tracking import GeneralTracker, get_available_trackers, on_main_process
+from accelerate.tracking import get_available_trackers
 
 from davatar.core.errors import ConfigError
 from davatar.core.progress import Progress, silent
+from davatar.core.run_tracker import RunTracker
 from davatar.core.runs import Run
 
 KNOWN = ("tensorboard", "wandb")
 FOLDER = "tensorboard"  # inside the run (design 3)
-
-
-class RunTracker(GeneralTracker):
-    """Lines of the run's metrics.jsonl."""
-
-    name = "jsonl"
-    requires_logging_directory = False
-
-    def __init__(self, run: Run):
-        super().__init__()
-        self.run = run
-
-    @property
-    def tracker(self) -> Run:
-        return self.run
-
-    @on_main_process
-    def store_init_configuration(self, values: dict[str, Any]) -> None:
-        """The run's config.yaml holds it already."""
-
-    @on_main_process
-    def log(self, values: dict[str, Any], step: int | None = None, **_: Any) -> None:
-        self.run.log(step, **values)
 
 
 def tracked_accelerator(run: Run, names: Sequence[str], mixed_precision: str, progress: Progress = silent):

@@ -142,6 +142,10 @@ def test_follows_the_surface_from_the_previous_frame():
 
     before = extract_surface(bumpy, BOX, 48)[0]
     same_surface(extract_surface(field, BOX, 48, previous=before), dense(moved, BOX, 48))
+    followed = sum(asked)
+    asked.clear()
+    extract_surface(field, BOX, 48)
+    assert followed < sum(asked), "a surface nearby saves the search"
     anywhere = extract_surface(moved, BOX, 48, previous=np.full((3, 3), 0.99))
     same_surface(anywhere, dense(moved, BOX, 48))
 
