@@ -24,8 +24,9 @@ class StageSettings:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """What made a head model; the preset `open` is exactly what made the shipped one."""
+    """What made a head model. A stage of 0 steps is left out."""
 
+    start: str | None = None  # a head-model file of these sizes that training goes on from; None = untrained
     model: NPHMConfig = field(
         default_factory=lambda: NPHMConfig(
             member_cut=0.01,

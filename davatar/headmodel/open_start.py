@@ -1,15 +1,44 @@
-"""The open head model before training: anchors exact, first layers sharp in space, hyper coordinates at zero."""
+"""What training the open head model begins with: an untrained network, or one that was trained before."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 
 import torch
 from torch import Tensor
 
+from davatar.core.errors import DataError
 from davatar.headmodel.ict_codes import CodeMaps
 from davatar.headmodel.nphm import NPHM, NPHMConfig
 from davatar.headmodel.open_settings import TrainingSettings
+from davatar.headmodel.weights import load_weights
+
+
+def first_model(settings: TrainingSettings, maps: CodeMaps) -> NPHM:
+    """The network that training begins with: that of the file `settings.start`, or an untrained one.
+
+    Raises:
+        MissingError: no such file. DataError: it is no head model, or of other sizes or codes than the settings'.
+    """
+    if settings.start is None:
+        return new_model(settings, maps)
+    model, theirs, _ = load_weights(settings.start)
+    if model.config != settings.model:
+        ours = asdict(settings.model)
+        other = ", ".join(f"{k} {v} instead of {ours[k]}" for k, v in asdict(model.config).items() if v != ours[k])
+        raise DataError(
+            f"a head model of other sizes: {other}", file=settings.start, mend="set model.* to the sizes of that file"
+        )
+    if theirs is None:
+        raise DataError(
+            "a head model whose codes are not the morphable model's",
+            file=settings.start,
+            mend="start from one that the open recipe trained",
+        )
+    model.train().requires_grad_(True)
+    model.identity.position.requires_grad_(False)
+    return model
 
 
 def new_model(settings: TrainingSettings, maps: CodeMaps) -> NPHM:

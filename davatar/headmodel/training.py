@@ -32,7 +32,7 @@ from davatar.headmodel.ict_codes import CodeMaps, open_code_maps
 from davatar.headmodel.losses import stage_loss
 from davatar.headmodel.nphm import NPHM
 from davatar.headmodel.open_settings import STAGES, Stage, StageSettings, TrainingSettings
-from davatar.headmodel.open_start import new_model
+from davatar.headmodel.open_start import first_model
 from davatar.headmodel.weights import save_weights
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def train_nphm(
     folder.mkdir(parents=True, exist_ok=True)
     _settings_match(folder, settings)
     maps = open_code_maps()
-    model, state, path = new_model(settings, maps), None, folder / STATE
+    model, state, path = first_model(settings, maps), None, folder / STATE
     if path.exists():
         try:
             state = torch.load(path, weights_only=True)
@@ -195,16 +195,17 @@ def train_nphm(
             raise DataError(
                 f"is not a readable training state: {error}", file=path, mend="remove it to start over"
             ) from error
-    first = 0 if state is None else STAGES.index(state["stage"])
+    stages = [stage for stage in STAGES if getattr(settings, stage).steps > 0]
+    first = 0 if state is None else stages.index(state["stage"])
     with interruptible() as stop, denormals_as_zero():
-        for number, stage in enumerate(STAGES[first:], start=first):
+        for number, stage in enumerate(stages[first:], start=first):
             run = _StageRun(model, stage, settings, maps, folder)
             if state is not None and "optimiser" in state:
                 run.restore(state)
             state = None
             _run_stage(run, progress, stop)
-            if number + 1 < len(STAGES):
-                _save(path, stage=STAGES[number + 1], step=0, model=model.state_dict())
+            if number + 1 < len(stages):
+                _save(path, stage=stages[number + 1], step=0, model=model.state_dict())
                 save_weights(folder / "latest.safetensors", model, maps, settings)
                 stop.check()
     save_weights(folder / "model.safetensors", model, maps, settings)

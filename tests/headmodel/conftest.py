@@ -4,7 +4,8 @@ import torch
 from davatar.core.settings import resolve
 from davatar.headmodel.head_model import HeadModel
 from davatar.headmodel.ict_codes import open_code_maps
-from davatar.headmodel.training import TrainingSettings, new_model
+from davatar.headmodel.open_start import new_model
+from davatar.headmodel.training import TrainingSettings
 from davatar.headmodel.weights import save_weights
 
 

@@ -2,6 +2,7 @@
 
 import json
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -120,3 +121,19 @@ def test_rate_is_one_cosine():
     rates = [training._rate(plan, step) for step in range(1000)]
     assert rates[0] < rates[10] and rates[-1] == pytest.approx(1e-5, rel=0.01)
     assert all(a >= b for a, b in zip(rates[10:-1], rates[11:], strict=True))
+
+
+def test_training_goes_on_from_a_file(whole, tmp_path, tiny_settings):
+    idle = replace(tiny_settings.identity, steps=0)
+    settings = replace(tiny_settings, start=str(whole), identity=idle, deformation=idle, seed=2)
+    gone_on = train_nphm(settings, tmp_path)
+    assert {x["stage"] for x in lines(tmp_path)} == {"joint"}  # stages of 0 steps are left out
+    before, after = load_weights(whole)[0], load_weights(gone_on)[0]
+    moved = [float((a - b).abs().max()) for a, b in zip(after.parameters(), before.parameters(), strict=True)]
+    assert 0 < max(moved) < 0.01  # eight steps of a small rate away from where it began, not from untrained weights
+
+
+def test_training_refuses_a_start_of_other_sizes(whole, tmp_path, tiny_settings):
+    wider = replace(tiny_settings, start=str(whole), model=replace(tiny_settings.model, member_width=24))
+    with pytest.raises(DataError, match="member_width 16 instead of 24"):
+        train_nphm(wider, tmp_path)

@@ -16,7 +16,8 @@ from davatar.diffusion.schedule import cosine_schedule
 from davatar.headmodel.head_model import HeadModel
 from davatar.headmodel.ict_codes import code_maps
 from davatar.headmodel.morphable import open_morphable
-from davatar.headmodel.training import TrainingSettings, new_model
+from davatar.headmodel.open_start import new_model
+from davatar.headmodel.training import TrainingSettings
 from davatar.prior.code_prior import CodePrior
 from davatar.prior.normalization import RangeNormalization
 from davatar.prior.unet import UNet1d
