@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from functools import cache
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 def choose(wanted: str, kind: str, device: str = "cpu") -> torch.dtype:
@@ -22,6 +25,24 @@ def choose(wanted: str, kind: str, device: str = "cpu") -> torch.dtype:
     if torch.device(device).type != "cuda":
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def for_painting(
+    wanted: str, kind: str, device: str = "cpu", trained: str = "auto", compat: bool = False
+) -> torch.dtype:
+    """The one rule of `render` and `eval`.
+
+    Args:
+        wanted: a name of torch's, or "auto": the small avatar as it was trained; the published kind float16 on a GPU,
+            which keeps three bits more than bfloat16, and float32 on a CPU.
+        trained: the precision that the small avatar's settings name.
+        compat: "auto" is float32.
+    """
+    if wanted != "auto":
+        return getattr(torch, wanted)
+    if kind == "tiny":
+        return choose(trained, kind, device)
+    return torch.float16 if torch.device(device).type == "cuda" and not compat else torch.float32
 
 
 @cache

@@ -282,6 +282,12 @@ class PublishedAvatar(nn.Module):
             part.to(dtype=dtype, memory_format=torch.channels_last)
         self.autocast = None
 
+    def compute_in(self, precision: torch.dtype) -> None:
+        """For rendering only: float32, or `halve`."""
+        self.autocast = None
+        if precision != torch.float32:
+            self.halve(precision)
+
     def render(
         self,
         batch: ImageBatch,

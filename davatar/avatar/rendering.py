@@ -18,11 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from davatar.avatar.computing import Computing
 from davatar.avatar.condition_pictures import beside_truth, condition_row
 from davatar.avatar.conditioning import HeadMaps
 from davatar.avatar.expressions import Expressions, read_expressions
 from davatar.avatar.frame_folder import FrameFolder
 from davatar.avatar.model import Avatar, open_avatar
+from davatar.avatar.precision import Precision
 from davatar.avatar.scenes import Scene, Shot, data_scene
 from davatar.avatar.video import enlarged, video_writer
 from davatar.core import paths
@@ -55,7 +57,8 @@ class RenderSettings:
     conditions: bool = False  # a second video of what the avatar is told
     compare: bool = False  # a second video: truth, avatar, difference
     device: str = "cpu"
-    base: str | None = None  # frozen base of a published archive, if not the one that it names
+    precision: Precision = "auto"  # inside the network, see `precision.for_painting`
+    base: str | None = None  # frozen base of the published kind, if not the one that archive or run names
 
     def __post_init__(self):
         if self.at_once < 1 or (self.steps is not None and self.steps < 1):
@@ -65,12 +68,17 @@ class RenderSettings:
     def at_once(self) -> int:
         return self.batch if self.batch is not None else 1 if self.compat else AT_ONCE
 
+    @property
+    def computing(self) -> Computing:
+        return Computing(self.device, self.precision, self.compat)
+
 
 @dataclass(frozen=True)
 class Rendered:
     video: Path
     frames: int
     fps: float
+    precision: str
     conditions: Path | None = None
     compare: Path | None = None
     pictures: Path | None = None  # folder of the PNG frames
@@ -109,8 +117,8 @@ def render(
             file=data.path,
             mend="leave out the driver and the expressions",
         )
-    avatar, weights = _opened(run, settings)
-    painter = Painter.of(avatar, settings)
+    avatar, weights, computed = _opened(run, settings)
+    painter = Painter.of(avatar, settings, computed)
     if data.is_ours:
         scene = data_scene(data, avatar.resolution, avatar.told, settings.shot, track, told, settings.at_once)
     else:
@@ -145,10 +153,14 @@ class Painter:
     extra: dict[str, Any] = field(default_factory=dict)  # further arguments of the avatar's `render`
     name: str = ""  # for file names
     seed: int = 0
+    computed: dict[str, Any] = field(default_factory=dict)  # see `Computing.prepare`
 
     @staticmethod
-    def of(avatar: Avatar, settings: RenderSettings) -> Painter:
+    def of(avatar: Avatar, settings: RenderSettings, computed: dict[str, Any] | None = None) -> Painter:
         """
+        Args:
+            computed: how the avatar computes, as `Computing.prepare` said; None = as it stands.
+
         Raises:
             UsageError: a sampler, or `compat`, that the small avatar does not know.
         """
@@ -163,12 +175,13 @@ class Painter:
         seed = settings.seed if settings.seed is not None else PUBLISHED_SEED if settings.compat else 0
         noise = published_noise(avatar, seed) if settings.compat else avatar.noise(np.random.default_rng(seed))
         parts = [f"{steps}-step", settings.sampler, "compat" if settings.compat else None]
+        parts.append(settings.precision if settings.precision != "auto" else None)
         name = "_".join(filter(None, [*parts, f"seed-{seed}" if settings.seed else None]))
-        return Painter(avatar, noise, steps, extra, name, seed)
+        return Painter(avatar, noise, steps, extra, name, seed, computed or {})
 
     def told(self) -> list[Any]:
         """Everything but the weights that its pictures depend on."""
-        return [self.steps, self.extra, self.seed]
+        return [self.steps, self.extra, self.seed, self.computed]
 
     def __call__(self, frames: Sequence[Any]) -> np.ndarray:
         """[B, H, W, 3] uint8"""
@@ -239,6 +252,7 @@ def write_scene(
         videos["frames"],
         len(scene),
         scene.fps,
+        painter.computed.get("precision", "float32"),
         videos.get("conditions"),
         videos.get("compare"),
         home / "frames" if settings.pictures else None,
@@ -283,15 +297,15 @@ def memory_errors(batch: int) -> Iterator[None]:
         raise ResourceError(f"out of memory with {batch} frames at once", mend=f"try {less}") from error
 
 
-def _opened(run: Run, settings: RenderSettings) -> tuple[Avatar, Path]:
-    """The avatar, and the file or folder of its weights."""
+def _opened(run: Run, settings: RenderSettings) -> tuple[Avatar, Path, dict[str, Any]]:
+    """The avatar, the file or folder of its weights, and how it computes."""
+    avatar, trained, step = open_avatar(run, settings.checkpoint, settings.device, settings.base)
+    computed = settings.computing.prepare(avatar, trained.precision)
     if run.published:
-        from davatar.avatar.published_checkpoint import open_published, published_checkpoints
+        from davatar.avatar.published_checkpoint import published_checkpoints
 
-        avatar, step = open_published(run.folder, settings.checkpoint, settings.base)
-        return avatar.to(settings.device), published_checkpoints(run.folder)[step]
-    avatar, _, step = open_avatar(run, settings.checkpoint, settings.device)
-    return avatar, run.checkpoints()[step]
+        return avatar, published_checkpoints(run.folder)[step], computed
+    return avatar, run.checkpoints()[step], computed
 
 
 def _data(run: Run, dataset: Path | None) -> RenderingData:

@@ -79,6 +79,10 @@ class TinyAvatar(nn.Module):
     def lighten(self) -> None:
         """Everything here is learnt."""
 
+    def compute_in(self, precision: torch.dtype) -> None:
+        """For rendering: inside the network; weights stay float32."""
+        self.autocast = None if precision == torch.float32 else precision
+
     def prepare(self, frames: Sequence[HeadMaps]) -> None:
         """Fit the codec to training pictures, unless it came with a start."""
         if self.started:

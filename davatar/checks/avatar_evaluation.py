@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from davatar.avatar.computing import Computing
+from davatar.avatar.precision import Precision
 from davatar.checks.avatar_report import chosen_frames, evaluation_section, film, frame_sheet
 from davatar.checks.avatar_score import by_clip, learn_baselines, no_photograph, render_missing, score
 from davatar.checks.evaluation_subjects import (
@@ -44,6 +46,7 @@ class EvaluationSettings:
     sampler: str | None = None  # of the published kind; None = ddpm
     without: tuple[str, ...] = ()  # neck, torso, background: left out of a published data set's foreground mask
     device: str = "cpu"
+    precision: Precision = "auto"  # inside the network, see `avatar.precision.for_painting`
 
     def __post_init__(self):
         if self.every < 1 or (self.steps is not None and self.steps < 1):
@@ -112,6 +115,7 @@ def evaluate_avatar(
     about = {
         "run": run.name, "checkpoint": subject.step, "split": split, "data": str(subject.data.path),
         "steps": subject.steps, "sampler": subject.sampler, "every": settings.every, "training_frames": len(known.keys),
+        "precision": subject.state["precision"],
     }  # fmt: skip
     document = result_document(own, others, aggregation, about)
     result = root / f"eval-result_{name}_{folder_name}.json"
@@ -143,17 +147,17 @@ def _subject(
     base: str | None,
     checkpoint: int | None,
 ) -> Subject:
+    computing = Computing(settings.device, settings.precision, settings.compat)
     if run.published:
         path = data.path if isinstance(data, RenderingData) else data
         return archive_subject(
-            run, path, raw, base, checkpoint, settings.steps, settings.sampler, settings.compat, settings.without,
-            settings.device,
-        )  # fmt: skip
+            run, path, raw, base, checkpoint, settings.steps, settings.sampler, settings.without, computing
+        )
     asked = [flag for flag, value in (("--raw", raw), ("--without", settings.without)) if value]
     if asked:
         raise UsageError(f"{asked[0]} is for published archives", mend="leave it out")
     data = data if isinstance(data, RenderingData) else RenderingData(data or trained_on(run))
-    return own_subject(run, data, base, checkpoint, settings.steps, settings.sampler, settings.device)
+    return own_subject(run, data, base, checkpoint, settings.steps, settings.sampler, computing)
 
 
 def trained_on(run: runs.Run) -> Path:
@@ -219,6 +223,8 @@ def evaluation_name(subject: Subject, settings: EvaluationSettings) -> str:
         parts.append("serials-" + "-".join(settings.serials))
     if settings.every != 1:
         parts.append(f"every-{settings.every}")
+    if settings.precision != "auto":
+        parts.append(settings.precision)
     return "_".join(parts)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from davatar.avatar.computing import Computing
 from davatar.avatar.frames import reference_rotation, sample_maps
 from davatar.avatar.model import Avatar, open_avatar
 from davatar.avatar.published import ImageBatch, PublishedAvatar
@@ -77,17 +78,16 @@ def own_subject(
     checkpoint: int | None,
     steps: int | None,
     sampler: str | None,
-    device: str,
+    computing: Computing,
 ) -> Subject:
     """A run of ours on a data set of ours; `base`: the frozen base, if not the one that its settings name.
 
     Raises:
         MissingError: the run has no such checkpoint. UsageError: a sampler that the small avatar does not know.
     """
-    avatar, _, step = open_avatar(run, checkpoint, device, base)
+    avatar, trained, step = open_avatar(run, checkpoint, computing.device, base)
+    computed = computing.prepare(avatar, trained.precision)
     published = isinstance(avatar, PublishedAvatar)
-    if published and device != "cpu":
-        avatar.halve()
     if not published and sampler not in (None, "ddim"):
         raise UsageError(f"the small avatar has no sampler {sampler!r}", mend="leave it out: it uses ddim")
     sampler = sampler or ("ddpm" if published else "ddim")
@@ -115,6 +115,7 @@ def own_subject(
             "data": hash_path(data.path, "*.json"),
             "steps": steps,
             "sampler": sampler,
+            **computed,
         },
         missing=lambda keys: [key for key in keys if not channel_path(data.path, key, "images").is_file()],
         mend="rasterize a recording with colour pictures",
@@ -137,9 +138,8 @@ def archive_subject(
     checkpoint: int | None,
     steps: int | None,
     sampler: str | None,
-    compat: bool,
     without: Sequence[str],
-    device: str,
+    computing: Computing,
 ) -> Subject:
     """A published archive on the published data (spec diffusion-avatars 9.2).
 
@@ -147,8 +147,8 @@ def archive_subject(
         data: the renderings; None = the version that the archive names, in the data directory.
         raw: the folder of raw recordings; None = `nersemble` in the data directory.
         base: the frozen base, if not the one that the archive names.
-        compat: samplers as published.
         without: "neck", "torso", "background": left out of the foreground mask.
+        computing: with `compat` samplers as published.
 
     Raises:
         MissingError: archive, base, renderings or recordings are absent.
@@ -160,12 +160,10 @@ def archive_subject(
         raise MissingError("the raw recordings are not there", file=raw, mend="davatar data fetch, or name them: --raw")
     data = RenderingData(path, raw)
     avatar, step = open_published(run.folder, checkpoint, base)
-    avatar = avatar.to(device)
+    computed, compat = computing.prepare(avatar), computing.compat
     steps, sampler = steps or SHIPPED_STEPS["published"], sampler or "ddpm"
     pictures = ArchivePictures(data, raw, avatar.resolution, config, without, compat)
     noise = torch.randn((1, *avatar.latent_shape), generator=torch.Generator().manual_seed(PUBLISHED_SEED))
-    if device != "cpu" and not compat:
-        avatar.halve()
     extra = {"sampler": sampler, "compat": compat}
 
     def paint(samples: Sequence[ArchivePicture]) -> np.ndarray:
@@ -195,6 +193,7 @@ def archive_subject(
             "sampler": sampler,
             "compat": compat,
             "without": sorted(without),
+            **computed,
         },
         missing=pictures.missing,
         mend="fetch the recordings again, or say where they are: --raw",

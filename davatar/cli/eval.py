@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -59,6 +59,10 @@ def command(
         str | None, typer.Option(help="Of the published kind: the frozen base model, a folder or its name.")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        typer.Option(help="Inside the network; auto: as trained, published avatars float16 on a GPU."),
+    ] = "auto",
     ground_truth: Annotated[
         Path | None, typer.Option(help="For a track: the recording with the true geometry under gt/.")
     ] = None,
@@ -71,7 +75,7 @@ def command(
     from davatar.checks.avatar_evaluation import EvaluationSettings, evaluate_avatar
 
     settings = EvaluationSettings(
-        split, _words(metrics), compat, _words(serials), every, steps, sampler, _words(without), device
+        split, _words(metrics), compat, _words(serials), every, steps, sampler, _words(without), device, precision
     )
     found = evaluate_avatar(
         what,

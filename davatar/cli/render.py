@@ -3,77 +3,105 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from davatar.cli import console
 from davatar.core import runs
+from davatar.core.errors import UsageError
 
 
 def _names() -> list[str]:
     return [run.name for run in runs.list_runs()]
 
 
+def _option(text: str, *names: str, **limits: Any) -> Any:
+    return typer.Option(*names, help=text, **limits)
+
+
+# Who is shown, and what the face does.
+RunName = Annotated[str, typer.Argument(help="A run (DA-3, or its folder).", autocompletion=_names)]
+Drive = Annotated[Path | None, _option("Another person's track: its expressions and head motion are shown.")]
+Table = Annotated[Path | None, _option("Expressions over time, e.g. an edited track/arkit.csv.", metavar="FILE.csv")]
+Sample = Annotated[int | None, _option("Show so many expressions drawn from a prior, one a second.", min=1)]
+Prior = Annotated[str, _option("The prior that --sample draws from.")]
+Still = Annotated[bool, _option("The head keeps still; only the camera moves.", "--still")]
+
+# Which frames, from where.
+CAMERA = (
+    "A camera of the data set, orbit, camera_shake, camera_moveX, or a path of one's own; default: the first camera."
+)
+Camera = Annotated[str | None, _option(CAMERA, metavar="NAME|FILE.json")]
+Sequence = Annotated[str | None, _option("Sequence of the data set; default: the first held-out one.")]
+Start = Annotated[int, _option("First frame.", min=0)]
+Frames = Annotated[int | None, _option("At most so many frames.", min=1)]
+Fps = Annotated[float | None, _option("Frames per second of the video; default: 24.", min=1)]
+Distance = Annotated[float, _option("Of a camera path from the head, m.")]
+Shake = Annotated[float, _option("camera_shake, camera_moveX: to either side, m.")]
+MoveY = Annotated[float, _option("camera_shake: above the head's middle, m.")]
+LookY = Annotated[float | None, _option("camera_shake: height looked at, m; default: its own.")]
+CurveZ = Annotated[float, _option("camera_shake: to and fro, m.")]
+Frequency = Annotated[float | None, _option("Frames per round of a camera path.", min=1)]
+
+# How it is painted.
+STEPS = "Denoising steps; default: 1 (5 = most detail), published avatars 20."
+Steps = Annotated[int | None, _option(STEPS, min=1)]
+Sampler = Annotated[
+    Literal["ddpm", "ddim", "unipc", "dpm-solver++"] | None,
+    _option("Of published avatars; default: ddpm. unipc and dpm-solver++ need fewer steps."),
+]
+Compat = Annotated[bool, _option("The noise of the published script.", "--compat")]
+Seed = Annotated[int | None, _option("Of the noise that every frame starts from, and of --sample.")]
+Batch = Annotated[int | None, _option("Frames painted at once; fewer need less memory; default: 8.", min=1)]
+Checkpoint = Annotated[int | None, _option("Step of the checkpoint; default: the latest.")]
+Base = Annotated[str | None, _option("Frozen base of a published avatar: a folder, if not the one that it names.")]
+Device = Annotated[str, _option("cpu, cuda, ...")]
+Precision = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"],
+    _option("Inside the network; auto: as trained, published avatars float16 on a GPU."),
+]
+
+# What comes out.
+Pictures = Annotated[bool, _option("Keep every frame as PNG.", "--pictures")]
+Conditions = Annotated[bool, _option("A second video: position, normal, depth, coverage.", "--conditions")]
+Compare = Annotated[bool, _option("A second video: photograph, avatar, difference.", "--compare")]
+Data = Annotated[Path | None, _option("A data set; default: the one the run was trained on.")]
+Out = Annotated[Path | None, _option("The video; default: inside the run.")]
+
+
 def command(
-    run: Annotated[str, typer.Argument(help="A run (DA-3, or its folder).", autocompletion=_names)],
-    drive: Annotated[
-        Path | None, typer.Option(help="Another person's track: its expressions and head motion are shown.")
-    ] = None,
-    expressions: Annotated[
-        Path | None, typer.Option(metavar="FILE.csv", help="Expressions over time, e.g. an edited track/arkit.csv.")
-    ] = None,
-    sample: Annotated[
-        int | None, typer.Option(help="Show so many expressions drawn from a prior, one a second.", min=1)
-    ] = None,
-    prior: Annotated[str, typer.Option(help="The prior that --sample draws from.")] = "open-expression",
-    camera: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|FILE.json",
-            help="A camera of the data set, orbit, camera_shake, camera_moveX, or a path of one's own; default: the "
-            "first camera.",
-        ),
-    ] = None,
-    sequence: Annotated[
-        str | None, typer.Option(help="Sequence of the data set; default: the first held-out one.")
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Denoising steps; default: 1 (5 = most detail), published avatars 20.", min=1)
-    ] = None,
-    sampler: Annotated[
-        Literal["ddpm", "ddim", "unipc", "dpm-solver++"] | None,
-        typer.Option(help="Of published avatars; default: ddpm. unipc and dpm-solver++ need fewer steps."),
-    ] = None,
-    compat: Annotated[bool, typer.Option("--compat", help="The noise of the published script.")] = False,
-    start: Annotated[int, typer.Option(help="First frame.", min=0)] = 0,
-    frames: Annotated[int | None, typer.Option(help="At most so many frames.", min=1)] = None,
-    still: Annotated[bool, typer.Option("--still", help="The head keeps still; only the camera moves.")] = False,
-    fps: Annotated[float | None, typer.Option(help="Frames per second of the video; default: 24.", min=1)] = None,
-    distance: Annotated[float, typer.Option(help="Of a camera path from the head, m.")] = 1.0,
-    shake: Annotated[float, typer.Option(help="camera_shake, camera_moveX: to either side, m.")] = 0.3,
-    move_y: Annotated[float, typer.Option(help="camera_shake: above the head's middle, m.")] = 0.02,
-    look_y: Annotated[float | None, typer.Option(help="camera_shake: height looked at, m; default: its own.")] = None,
-    curve_z: Annotated[float, typer.Option(help="camera_shake: to and fro, m.")] = 0.02,
-    frequency: Annotated[float | None, typer.Option(help="Frames per round of a camera path.", min=1)] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Of the noise that every frame starts from, and of --sample.")
-    ] = None,
-    batch: Annotated[
-        int | None, typer.Option(help="Frames painted at once; fewer need less memory; default: 8.", min=1)
-    ] = None,
-    checkpoint: Annotated[int | None, typer.Option(help="Step of the checkpoint; default: the latest.")] = None,
-    pictures: Annotated[bool, typer.Option("--pictures", help="Keep every frame as PNG.")] = False,
-    conditions: Annotated[
-        bool, typer.Option("--conditions", help="A second video: position, normal, depth, coverage.")
-    ] = False,
-    compare: Annotated[bool, typer.Option("--compare", help="A second video: photograph, avatar, difference.")] = False,
-    data: Annotated[Path | None, typer.Option(help="A data set; default: the one the run was trained on.")] = None,
-    base: Annotated[
-        str | None, typer.Option(help="Frozen base of a published archive: a folder, if not the one that it names.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
-    out: Annotated[Path | None, typer.Option(help="The video; default: inside the run.")] = None,
+    run: RunName,
+    drive: Drive = None,
+    expressions: Table = None,
+    sample: Sample = None,
+    prior: Prior = "open-expression",
+    camera: Camera = None,
+    sequence: Sequence = None,
+    steps: Steps = None,
+    sampler: Sampler = None,
+    compat: Compat = False,
+    start: Start = 0,
+    frames: Frames = None,
+    still: Still = False,
+    fps: Fps = None,
+    distance: Distance = 1.0,
+    shake: Shake = 0.3,
+    move_y: MoveY = 0.02,
+    look_y: LookY = None,
+    curve_z: CurveZ = 0.02,
+    frequency: Frequency = None,
+    seed: Seed = None,
+    batch: Batch = None,
+    checkpoint: Checkpoint = None,
+    pictures: Pictures = False,
+    conditions: Conditions = False,
+    compare: Compare = False,
+    data: Data = None,
+    base: Base = None,
+    device: Device = "cpu",
+    precision: Precision = "auto",
+    out: Out = None,
 ) -> None:
     """Render a video: held-out frames, a camera path around the head, or another's expressions.
 
@@ -94,38 +122,24 @@ def command(
     """
     from davatar.avatar.rendering import RenderSettings, render
     from davatar.avatar.scenes import CameraMove, Shot
-    from davatar.core.errors import UsageError
 
     if expressions is not None and sample is not None:
         raise UsageError("both --expressions and --sample are given", mend="choose one")
     chosen = runs.resolve_run(run)
-    settings = RenderSettings(
-        shot=Shot(
-            sequence=sequence,
-            camera=camera,
-            move=CameraMove(distance, shake, move_y, look_y, curve_z, frequency),
-            start=start,
-            frames=frames,
-            still=still,
-            fps=fps,
-        ),
-        steps=steps,
-        sampler=sampler,
-        compat=compat,
-        batch=batch,
-        seed=seed,
-        checkpoint=checkpoint,
-        pictures=pictures,
-        conditions=conditions,
-        compare=compare,
-        device=device,
-        base=base,
-    )
-    told = expressions
-    if sample is not None:
-        from davatar.checks.sampled_expressions import sampled_expressions
-
-        told = sampled_expressions(sample, prior, seed or 0)
+    move = CameraMove(distance, shake, move_y, look_y, curve_z, frequency)
+    shot = Shot(sequence, camera, move, start=start, frames=frames, still=still, fps=fps)
+    sampling = {"steps": steps, "sampler": sampler, "compat": compat, "batch": batch, "seed": seed}
+    outputs = {"pictures": pictures, "conditions": conditions, "compare": compare}
+    computing = {"checkpoint": checkpoint, "base": base, "device": device, "precision": precision}
+    settings = RenderSettings(shot, **sampling, **outputs, **computing)
+    told = expressions if sample is None else _drawn(sample, prior, seed or 0)
     found = render(chosen, settings, drive, out, data, told, console.progress())
     made = {name: str(path) for name, path in vars(found).items() if isinstance(path, Path)}
-    console.result(made | {"frames": found.frames, "fps": found.fps}, "\n".join(made.values()))
+    about = {"frames": found.frames, "fps": found.fps, "precision": found.precision}
+    console.result(made | about, "\n".join(made.values()))
+
+
+def _drawn(count: int, prior: str, seed: int) -> Any:
+    from davatar.checks.sampled_expressions import sampled_expressions
+
+    return sampled_expressions(count, prior, seed)

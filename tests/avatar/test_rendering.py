@@ -7,6 +7,7 @@ import weakref
 from dataclasses import asdict, dataclass, field, replace
 
 import av
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -20,6 +21,7 @@ from davatar.avatar.rendering import Painter, RenderSettings, render, write_scen
 from davatar.avatar.scenes import CameraMove, Scene, Shot
 from davatar.avatar.weights import save_weights
 from davatar.capture.frame import Frame
+from davatar.checks.avatar_evaluation import EvaluationSettings, evaluate_avatar
 from davatar.core.errors import DataError, MissingError, ResourceError, UsageError
 from davatar.core.files import write_json, write_text
 from davatar.core.lock import exclusive
@@ -185,6 +187,34 @@ def test_pictures_of_other_settings_are_painted_anew(run, tmp_path):
     shorter = replace(settings, shot=Shot(frames=2), seed=4)
     assert render(run, shorter, out=out).video.read_bytes() != one
     assert len(list((tmp_path / "v" / "frames").iterdir())) == 2
+
+
+def test_pictures_of_another_precision_are_painted_anew(run, tmp_path):
+    def pictures(precision):
+        found = render(run, RenderSettings(pictures=True, precision=precision), out=tmp_path / "v.mp4")
+        files = sorted(found.pictures.iterdir())
+        return found, [file.stat().st_mtime_ns for file in files], np.stack([cv2.imread(str(file)) for file in files])
+
+    found, made, plain = pictures("auto")  # the run was trained in float32
+    assert found.precision == "float32"
+    assert pictures("float32")[1] == made  # nothing to do
+    found, made_again, half = pictures("bfloat16")
+    assert found.precision == "bfloat16" and not set(made) & set(made_again)
+    apart = np.abs(half.astype(int) - plain)
+    assert 0 < apart.max() and apart.mean() < 1
+
+
+def test_an_evaluation_says_and_keeps_apart_its_precision(run, data, tmp_path):
+    def evaluated(precision):
+        settings = EvaluationSettings(metrics=("psnr",), every=3, precision=precision)
+        return evaluate_avatar(run, settings, data=data, out=tmp_path)
+
+    plain, half = evaluated("auto"), evaluated("bfloat16")
+    assert plain.result.name == "eval-result_ckpt-2_every-3_hold-out-sequence.json"
+    assert half.result.name == "eval-result_ckpt-2_every-3_bfloat16_hold-out-sequence.json"
+    assert [found.document["about"]["precision"] for found in (plain, half)] == ["float32", "bfloat16"]
+    state = json.loads((half.report.parent / "state.json").read_text())
+    assert state["precision"] == "bfloat16" and abs(half.value() - plain.value()) < 0.5
 
 
 def test_two_renders_into_one_place_do_not_mix(run, tmp_path):

@@ -18,9 +18,9 @@ from importlib.resources import as_file, files
 import numpy as np
 import torch
 
+from davatar.avatar.computing import Computing
 from davatar.avatar.hoisting import embed
 from davatar.avatar.model import new_avatar
-from davatar.avatar.precision import choose
 from davatar.avatar.published import TIMES, VARIANCE_SEED, ImageBatch, PublishedAvatar
 from davatar.avatar.published_sampling import trailing_times
 from davatar.avatar.settings import AvatarSettings
@@ -140,8 +140,7 @@ def tiny_rows(ours: TinyAvatar, frames: Sequence, truth: torch.Tensor, options: 
     """Rows of any small avatar on frames with their true pictures [B, 3, H, W] in 0..1."""
     ours = ours.to(options.device).eval()
     plain = shipped_copy(ours)
-    precision = choose("auto", "tiny", options.device)
-    ours.autocast = None if precision == torch.float32 else precision
+    precision = Computing(options.device).prepare(ours)["precision"]
     frames = list(frames)[:AT_ONCE]
     truth, count = truth[:AT_ONCE].to(options.device), len(frames)
     noise = ours.noise(np.random.default_rng(0)).to(options.device)
@@ -156,7 +155,7 @@ def tiny_rows(ours: TinyAvatar, frames: Sequence, truth: torch.Tensor, options: 
         options,
     )
     slow, fast = timed["plain"].median, timed["ours"].median / count
-    how = f"{count} frames together, channels last, {str(precision).removeprefix('torch.')}"
+    how = f"{count} frames together, channels last, {precision}"
     rows.append(Row(f"{STEPS} steps, same sampler", slow, fast, "s/frame", slow / fast, how))
     task.advance()
     rows += tiny_parts(plain, ours, single[0], batch, noise, options)
@@ -279,9 +278,8 @@ def published(options: Options, task) -> list[Row]:
     plain = random_avatar(options.preset, options.device)
     gpu = torch.device(options.device).type == "cuda"
     ours = random_avatar(options.preset, options.device)  # the same seed: the same weights
-    if gpu:
-        ours.halve()
-    else:
+    precision = Computing(options.device).prepare(ours)["precision"]
+    if not gpu:
         for part in (ours.controlnet, ours.unet, ours.vae):
             part.to(memory_format=torch.channels_last)
     batch = random_batch(plain, AT_ONCE).to(options.device)
@@ -293,7 +291,7 @@ def published(options: Options, task) -> list[Row]:
     ways = {"plain": lambda: plain_published(plain, single, noise), "ours": lambda: ours.render(batch, noise, STEPS)}
     timed = in_turn(ways, options, most=5)
     slow, fast = timed["plain"].median, timed["ours"].median / AT_ONCE
-    how = f"{AT_ONCE} frames together, channels last, {'float16' if gpu else 'float32'}"
+    how = f"{AT_ONCE} frames together, channels last, {precision}"
     rows.append(Row(f"{STEPS} steps, same sampler", slow, fast, "s/frame", slow / fast, how))
     if gpu:
         plain.autocast = torch.float16
