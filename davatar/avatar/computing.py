@@ -1,4 +1,4 @@
-"""How an avatar computes its pictures, whatever they show: on which device and in which number format.
+"""How an avatar computes its pictures, whatever they show: on which device, in which number format, by which decoder.
 
 `davatar render` and `davatar eval` prepare an avatar here, so that both follow the same rules.
 """
@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from davatar.avatar.model import Avatar
 from davatar.avatar.precision import Precision, for_painting
+from davatar.core.content import hash_path
+from davatar.core.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,7 @@ class Computing:
     device: str = "cpu"
     precision: Precision = "auto"  # see `precision.for_painting`
     compat: bool = False  # the published way of sampling
+    preview_decoder: Path | None = None  # folder of a small decoder; of the published kind
 
     def prepare(self, avatar: Avatar, trained: str = "auto") -> dict[str, Any]:
         """Make an opened avatar ready to paint.
@@ -26,9 +30,28 @@ class Computing:
 
         Returns:
             What of this the pictures depend on, by name.
+
+        Raises:
+            UsageError: something is asked for that the small avatar has not.
+            MissingError, DataError: see `load_preview_decoder`.
         """
         kind = "published" if "published" in avatar.kind else "tiny"
+        told = {}
+        if self.preview_decoder is not None:
+            told["preview_decoder"] = self._replace_decoder(avatar, kind)
         precision = for_painting(self.precision, kind, self.device, trained, self.compat)
         avatar.to(self.device)
         avatar.compute_in(precision)
-        return {"precision": str(precision).removeprefix("torch.")}
+        return {"precision": str(precision).removeprefix("torch."), **told}
+
+    def _replace_decoder(self, avatar: Avatar, kind: str) -> str:
+        """Give the avatar the small decoder; returns the hash of its weights."""
+        if kind == "tiny":
+            raise UsageError(
+                "the small avatar paints pixels and has no decoder to replace", mend="leave out --preview-decoder"
+            )
+        from davatar.avatar.preview_decoder import WEIGHTS, load_preview_decoder
+        from davatar.avatar.published import FACTOR
+
+        avatar.preview_decoder = load_preview_decoder(self.preview_decoder, avatar.latent_shape[0], FACTOR)
+        return hash_path(Path(self.preview_decoder).expanduser() / WEIGHTS)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import ControlNetModel
+from diffusers import AutoencoderTiny, ControlNetModel
 from torch import nn
 
 from davatar.avatar.adam import adamw
@@ -72,6 +72,7 @@ class PublishedAvatar(nn.Module):
         self.register_buffer("empty_prompt", base.empty_prompt.clone(), persistent=False)
         self.autocast: torch.dtype | None = None  # half precision inside ControlNet and U-Net
         self.latents: LatentMemory | None = None  # of training pictures
+        self.preview_decoder: AutoencoderTiny | None = None  # in the VAE's place, for rendering
         self.place = base.place
         self.prediction = "sample" if settings.predict_x0 else base.prediction
         self.plain_schedule = scaled_linear_schedule(TIMES, *base.betas, zero_terminal_snr=False)
@@ -267,10 +268,11 @@ class PublishedAvatar(nn.Module):
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """[B, 3, H, W] in 0..1."""
-        scaled = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
+        """[B, 3, H, W] in 0..1; each decoder has a scale of its own."""
+        decoder = self.vae if self.preview_decoder is None else self.preview_decoder
+        scaled = (latents / decoder.config.scaling_factor).to(decoder.dtype)
         # A few at a time: a decoder's maps are far larger than the U-Net's.
-        pictures = torch.cat([self.vae.decode(some).sample.float() for some in scaled.split(DECODED_AT_ONCE)])
+        pictures = torch.cat([decoder.decode(some).sample.float() for some in scaled.split(DECODED_AT_ONCE)])
         return (pictures / 2 + 0.5).clamp(0, 1)
 
     def halve(self, dtype: torch.dtype = torch.float16) -> None:
@@ -278,7 +280,7 @@ class PublishedAvatar(nn.Module):
 
         Textures, tokens and the sampler stay float32. float16 keeps three bits more than bfloat16.
         """
-        for part in (self.controlnet, self.unet, self.vae):
+        for part in filter(None, (self.controlnet, self.unet, self.vae, self.preview_decoder)):
             part.to(dtype=dtype, memory_format=torch.channels_last)
         self.autocast = None
 

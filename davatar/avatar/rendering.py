@@ -59,6 +59,7 @@ class RenderSettings:
     device: str = "cpu"
     precision: Precision = "auto"  # inside the network, see `precision.for_painting`
     base: str | None = None  # frozen base of the published kind, if not the one that archive or run names
+    preview_decoder: Path | None = None  # folder of a small decoder, see `avatar.preview_decoder`
 
     def __post_init__(self):
         if self.at_once < 1 or (self.steps is not None and self.steps < 1):
@@ -70,7 +71,7 @@ class RenderSettings:
 
     @property
     def computing(self) -> Computing:
-        return Computing(self.device, self.precision, self.compat)
+        return Computing(self.device, self.precision, self.compat, self.preview_decoder)
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,7 @@ class Painter:
         noise = published_noise(avatar, seed) if settings.compat else avatar.noise(np.random.default_rng(seed))
         parts = [f"{steps}-step", settings.sampler, "compat" if settings.compat else None]
         parts.append(settings.precision if settings.precision != "auto" else None)
+        parts.append("preview" if settings.preview_decoder else None)
         name = "_".join(filter(None, [*parts, f"seed-{seed}" if settings.seed else None]))
         return Painter(avatar, noise, steps, extra, name, seed, computed or {})
 

@@ -56,6 +56,10 @@ Seed = Annotated[int | None, _option("Of the noise that every frame starts from,
 Batch = Annotated[int | None, _option("Frames painted at once; fewer need less memory; default: 8.", min=1)]
 Checkpoint = Annotated[int | None, _option("Step of the checkpoint; default: the latest.")]
 Base = Annotated[str | None, _option("Frozen base of a published avatar: a folder, if not the one that it names.")]
+PreviewDecoder = Annotated[
+    Path | None,
+    _option("Of published avatars: a small decoder (madebyollin/taesd) instead of the base's.", metavar="FOLDER"),
+]
 Device = Annotated[str, _option("cpu, cuda, ...")]
 Precision = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"],
@@ -99,6 +103,7 @@ def command(
     compare: Compare = False,
     data: Data = None,
     base: Base = None,
+    preview_decoder: PreviewDecoder = None,
     device: Device = "cpu",
     precision: Precision = "auto",
     out: Out = None,
@@ -130,8 +135,9 @@ def command(
     shot = Shot(sequence, camera, move, start=start, frames=frames, still=still, fps=fps)
     sampling = {"steps": steps, "sampler": sampler, "compat": compat, "batch": batch, "seed": seed}
     outputs = {"pictures": pictures, "conditions": conditions, "compare": compare}
-    computing = {"checkpoint": checkpoint, "base": base, "device": device, "precision": precision}
-    settings = RenderSettings(shot, **sampling, **outputs, **computing)
+    parts = {"checkpoint": checkpoint, "base": base, "preview_decoder": preview_decoder}
+    computing = {"device": device, "precision": precision}
+    settings = RenderSettings(shot, **sampling, **outputs, **parts, **computing)
     told = expressions if sample is None else _drawn(sample, prior, seed or 0)
     found = render(chosen, settings, drive, out, data, told, console.progress())
     made = {name: str(path) for name, path in vars(found).items() if isinstance(path, Path)}

@@ -7,6 +7,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+from diffusers import AutoencoderTiny
 
 from davatar.avatar.archive_scenes import archive_scene, published_cameras
 from davatar.avatar.rendering import RenderSettings, render
@@ -107,6 +108,21 @@ def test_the_published_script_painted_the_same(golden, tmp_path, monkeypatch):
     for index, file in enumerate(sorted(found.pictures.iterdir())):
         assert np.abs(cv2.imread(str(file))[..., ::-1].astype(int) - wanted[index]).max() <= 2
     assert not (run.folder / "renders").exists()  # archives are never written into
+
+
+def test_a_preview_by_a_small_decoder(golden, tmp_path, monkeypatch):
+    pytest.importorskip("transformers", reason="the text encoder needs the extra `sd`")
+    monkeypatch.setenv("DAVATAR_DATA", str(golden / "data"))
+    monkeypatch.setenv("DAVATAR_RENDERS", str(tmp_path))
+    four = {f"{part}_block_out_channels": (4,) * 4 for part in ("encoder", "decoder")}
+    one = {f"num_{part}_blocks": (1,) * 4 for part in ("encoder", "decoder")}
+    AutoencoderTiny(**four, **one).save_pretrained(tmp_path / "taesd")
+    settings = RenderSettings(
+        Shot(frames=1, move=NEAR), steps=1, pictures=True, base=str(golden / "base"), preview_decoder=tmp_path / "taesd"
+    )
+    found = render(Run(golden / "models/diffusion-avatars/DA-3-ID-55"), settings)
+    assert found.video.name == "EXP-3-cheeks+nose_camera_shake_1-step_preview.mp4"
+    assert [cv2.imread(str(file)).shape for file in found.pictures.iterdir()] == [(64, 64, 3)]
 
 
 def test_what_an_archive_cannot_do_is_said(golden, tmp_path, monkeypatch):
