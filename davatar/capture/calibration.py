@@ -38,7 +38,7 @@ def read_object(file: Path, mend: str) -> dict[str, Any]:
     """
     if not file.is_file():
         raise DataError("is missing", file=file, mend=mend)
-    values = read_json(file)
+    values = read_json(file, mend=f"correct it there; {mend}" if mend else None)
     if not isinstance(values, dict):
         raise DataError(f"holds {type(values).__name__}, expected an object", file=file, mend=mend)
     return values

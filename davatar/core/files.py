@@ -139,18 +139,24 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=4) + "\n")
 
 
-def read_json(path: str | Path) -> Any:
+def read_json(path: str | Path, mend: str | None = None) -> Any:
     """
+    Args:
+        mend: what to do about a file that is absent or broken.
+
     Raises:
-        DataError: the file is absent or is not JSON.
+        DataError: the file is absent or is not JSON; says line and column.
     """
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
-        raise DataError("is missing", file=path) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"is not valid JSON: {error}", file=path) from error
+        raise DataError("is missing", file=path, mend=mend) from error
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise DataError(f"is not valid JSON at {where}: {error.msg}", file=path, mend=mend) from error
+    except UnicodeDecodeError as error:
+        raise DataError("is not valid JSON: it is no UTF-8 text", file=path, mend=mend) from error
 
 
 def append_line(path: str | Path, line: str) -> None:

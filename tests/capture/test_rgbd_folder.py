@@ -82,8 +82,12 @@ def test_a_wrong_description_is_an_error_naming_file_and_mend(rgbd, edit, file, 
 
 @pytest.mark.parametrize("file", ["intrinsics.json", "meta.json"])
 def test_an_absent_or_unreadable_description_is_an_error(rgbd, file):
-    (rgbd / file).write_text("[1, 2")
-    with pytest.raises(DataError, match="is not valid JSON"):
+    (rgbd / file).write_text('{"fx": 500,\n "fy": }')
+    with pytest.raises(DataError, match="is not valid JSON at line 2, column 8: Expecting value") as caught:
+        open_capture(rgbd)
+    assert caught.value.file == str(rgbd / file) and "correct it there" in caught.value.mend
+    (rgbd / file).write_bytes(b'{"\xff": 1}')
+    with pytest.raises(DataError, match="no UTF-8 text"):
         open_capture(rgbd)
     (rgbd / file).write_text("[1, 2]")
     with pytest.raises(DataError, match="holds list, expected an object"):

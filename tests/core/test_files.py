@@ -85,6 +85,8 @@ def test_json_that_is_missing_or_broken_is_named(tmp_path):
         path.write_bytes(content)
         with pytest.raises(DataError, match="meta.json: is not valid JSON"):
             files.read_json(path)
+    path.write_bytes(b'\xef\xbb\xbf{"fps": 30}')  # some editors put a mark in front
+    assert files.read_json(path) == {"fps": 30}
 
 
 @given(cut=st.integers(0, 40))
