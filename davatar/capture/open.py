@@ -6,7 +6,7 @@ from pathlib import Path
 
 from davatar.capture.frame import Capture
 from davatar.core import plugins
-from davatar.core.errors import DataError
+from davatar.core.errors import DataError, MissingError
 from davatar.core.progress import Progress, silent
 
 GROUP = "davatar.captures"
@@ -19,12 +19,13 @@ def open_capture(path: str | Path, progress: Progress = silent) -> Capture:
         progress: hears what the reader guessed or found incomplete.
 
     Raises:
-        DataError: nothing is there, no reader knows the layout, or the recording is broken.
-        MissingError: a reader does not import.
+        MissingError: nothing is there, or a reader does not import.
+        DataError: no reader knows the layout, or the recording is broken.
     """
     path = Path(path)
     if not path.exists():
-        raise DataError("no such recording", file=path, mend="give the folder that holds depth/ and intrinsics.json")
+        mend = "give the folder that holds depth/ and intrinsics.json; `davatar data record` makes one"
+        raise MissingError("no such recording", file=path, mend=mend)
     if path.is_dir() and not any(path.iterdir()):
         raise DataError("the folder is empty", file=path, mend="give the folder that holds depth/ and intrinsics.json")
     known = plugins.names(GROUP)

@@ -13,7 +13,7 @@ import numpy as np
 
 from davatar.capture.frame import Capture
 from davatar.capture.open import open_capture
-from davatar.core.errors import DataError
+from davatar.core.errors import DataError, MissingError
 from davatar.core.progress import Progress, silent
 from davatar.dataset.layout import channel_path, version_of
 from davatar.dataset.nersemble import RawParticipant
@@ -38,11 +38,12 @@ def inspect(path: Path, frames: int = 0, progress: Progress = silent) -> Report:
         frames: look into at most so many frames, evenly spread; 0 = all.
 
     Raises:
+        MissingError: nothing is there.
         DataError: the folder is nothing we know.
     """
     path = Path(path)
     if not path.exists():
-        raise DataError("is missing", file=path)
+        raise MissingError("is missing", file=path, mend="give the folder of a recording, a track or a data set")
     if (path / "track.npz").is_file() or path.name == "track.npz":
         return _track(path)
     if (path / "config.json").is_file() and (version_of(path.name) or (path / "davatar.json").is_file()):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from davatar.capture.open import open_capture
-from davatar.core.errors import DataError
+from davatar.core.errors import DataError, MissingError
 
 
 class Listener:
@@ -40,7 +40,7 @@ def test_a_reader_from_elsewhere_is_asked_too(tmp_path, monkeypatch):
 
 
 def test_what_is_no_recording_is_an_error_with_a_mend(tmp_path):
-    with pytest.raises(DataError, match="no such recording") as caught:
+    with pytest.raises(MissingError, match="no such recording") as caught:
         open_capture(tmp_path / "absent")
     assert caught.value.file == str(tmp_path / "absent") and caught.value.mend
     with pytest.raises(DataError, match="the folder is empty"):
@@ -48,3 +48,8 @@ def test_what_is_no_recording_is_an_error_with_a_mend(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(DataError, match=r"known layout \(.*dphm-kinect.*rgbd-folder"):
         open_capture(tmp_path)
+
+
+def test_tracking_a_recording_that_is_not_there_exits_as_for_anything_missing(cli, tmp_path):
+    told = cli("track", tmp_path / "absent")
+    assert told.code == 4 and "absent: no such recording (give the folder" in told.err

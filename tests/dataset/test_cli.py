@@ -51,7 +51,7 @@ def test_inspect_names_what_is_wrong(cli, recording_on_disk):
 @pytest.mark.parametrize(
     "words, code, text",
     [
-        (["inspect", "nowhere"], 3, "nowhere: is missing"),
+        (["inspect", "nowhere"], 4, "nowhere: is missing (give"),
         (["rasterize", "nowhere"], 3, "nowhere"),
         (["fetch", "999"], 2, "no participant '999'"),
         (["fetch", "18", "--offline", "--what", "model"], 4, "DA-1-ID-18.zip as "),
