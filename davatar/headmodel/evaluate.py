@@ -14,6 +14,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from davatar.core.errors import UsageError
 from davatar.core.progress import Progress, silent
 from davatar.geometry.mesh import Mesh, vertex_normals
 from davatar.geometry.surface import largest_component
@@ -145,8 +146,14 @@ def evaluate_open(
         "chamfer_mm", "normal_consistency" (mean cosine both ways) and "f_score_1mm" by region; "steepness": region ->
         mean; "movements": name -> share at 100 % and 10 %; "floating_pieces" over all heads; "islands" if asked;
         "heads"; "model_hash".
+
+    Raises:
+        UsageError: the model has no code maps, as published ones.
     """
     model = model if isinstance(model, HeadModel) else HeadModel.from_pretrained(model)
+    if model.maps is None:
+        found = "has no codes of the morphable heads that it would be measured on"
+        raise UsageError(found, file=model.name, mend="measure `open`, or a model that `davatar prior train nphm` made")
     rng, surface = np.random.default_rng(seed), teaching_surface()
     who = sample_identities(identities, rng)
     scores = {"given": _Scores()} | ({"fitted": _Scores()} if fitted else {})

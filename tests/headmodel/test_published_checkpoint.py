@@ -212,6 +212,9 @@ def test_import_and_show(cli, folder, tmp_path):
         shown = cli("prior", "show", name, "--json")
         document = json.loads(shown.out)
         assert (document["kind"], document["identity_size"], document["identities"]) == ("head model", 84, "3")
+        refused = cli("prior", "show", name, "--evaluate")
+        assert refused.code == 2 and "`davatar prior train nphm` made" in refused.err.replace("\n", " "), refused.err
+        assert f"{name}: has no codes of the morphable heads" in refused.err
     refused = cli("prior", "import", folder, "--out", out, "--kind", "identity")
     assert refused.code == 2 and "--kind" in refused.err
     hostile = tmp_path / "hostile.tar"
