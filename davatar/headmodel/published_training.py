@@ -10,12 +10,8 @@ a CPU, with exactly the weights of one that was not.
 from __future__ import annotations
 
 import copy
-import importlib.util
-import io
 import math
-import pickle
 import shutil
-import zipfile
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,13 +22,13 @@ import torch
 from accelerate import Accelerator
 
 from davatar.core.errors import ConfigError, DataError
-from davatar.core.files import write_bytes
 from davatar.core.interrupt import Stop, interruptible
 from davatar.core.lock import exclusive
 from davatar.core.progress import Progress, silent
-from davatar.core.run_tracker import RunTracker
+from davatar.core.run_tracker import start_trackers, tracked_accelerator
 from davatar.core.runs import CONFIG, Run
 from davatar.core.settings import Resolved, fields_of, to_mapping
+from davatar.core.training_state import latest_state, save_state
 from davatar.headmodel.auto_decoder import AutoDecoder, Rates
 from davatar.headmodel.contact_sheet import write_head_sheet
 from davatar.headmodel.denormals import denormals_as_zero
@@ -45,7 +41,6 @@ from davatar.headmodel.scan_items import ScanItems
 from davatar.headmodel.scans import SampleCounts, ScanSettings, ScanSource, open_scans
 from davatar.headmodel.weights import save_published
 
-STATE = "state.pt"
 MODEL = "model.safetensors"
 
 
@@ -118,15 +113,10 @@ def train_published(
     """
     run = Run(Path(out_folder))
     source = source or open_scans(settings.data)
-    trackers: list[Any] = [RunTracker(run)]
-    if importlib.util.find_spec("tensorboard"):
-        trackers.append("tensorboard")
-    else:
-        progress.warn("no curves for TensorBoard: the extra `tensorboard` is not installed")
-    accelerator = Accelerator(log_with=trackers, project_dir=run.folder)
+    accelerator = tracked_accelerator(run, progress=progress)
     with exclusive(run.folder) if accelerator.is_main_process else nullcontext(), interruptible() as stop:
         trainer = _Trainer(settings, run, source, accelerator)
-        accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": trainer.step}})
+        start_trackers(accelerator, trainer.step)
         try:
             with denormals_as_zero():
                 return trainer.run_to_end(progress, stop)
@@ -238,40 +228,22 @@ class _Trainer:
             "summed": self.summed,
             **self.decoder.state(),
         }
-        buffer = io.BytesIO()  # a full disk under torch.save would be an error without a name
-        torch.save(state, buffer)
-        with self.run.checkpoint(self.step) as folder:
-            write_bytes(folder / STATE, buffer.getvalue())
+        save_state(self.run, self.step, state)
         for step, folder in self.run.checkpoints().items():
             if step < self.step and not self._is_kept(step):
                 shutil.rmtree(folder)
 
     def _resume(self) -> None:
-        latest, main = self.run.latest_checkpoint(), self.accelerator.is_main_process
+        main = self.accelerator.is_main_process
         if main and not (self.run.folder / CONFIG).is_file():
             self.run.write_config(Resolved(self.settings, dict.fromkeys(fields_of(PublishedSettings), "argument")))
-        if latest is not None:
-            state = _read_state(latest[1] / STATE)
-            if state["settings"] != to_mapping(self.settings):
-                mend = "choose another output folder, or give the same settings"
-                raise DataError("was made with other settings", file=self.run.folder, mend=mend)
+        same, parts = {"settings": to_mapping(self.settings)}, ("model", "optimiser", "identity", "expression")
+        state = latest_state(self.run, same, ("step", "sums", "summed", *parts))
+        if state is not None:
             self.step, self.sums, self.summed = state["step"], state["sums"], state["summed"]
             self.decoder.restore(state)
         if main:
             self.run.rewind(self.step)
-
-
-def _read_state(path: Path) -> dict[str, Any]:
-    mend = "remove that checkpoint folder to go on from the one before"
-    try:
-        state = torch.load(path, weights_only=True)
-        missing = {"settings", "step", "sums", "summed", "model", "optimiser", "identity", "expression"} - state.keys()
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"is not a readable training state: {reason}", file=path, mend=mend) from error
-    if missing:
-        raise DataError(f"is no training state, it lacks {', '.join(sorted(missing))}", file=path, mend=mend)
-    return state
 
 
 def plan(settings: PublishedSettings) -> dict[str, Any]:

@@ -9,10 +9,7 @@ a fitted Gaussian), previews (heads sampled with one seed) and at the end prior.
 
 from __future__ import annotations
 
-import io
 import math
-import pickle
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -24,13 +21,14 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from davatar.core.errors import DataError
-from davatar.core.files import write_bytes
 from davatar.core.interrupt import Stop, interruptible
 from davatar.core.lock import exclusive
 from davatar.core.manifest import end_manifest, write_manifest
 from davatar.core.progress import Progress, silent
+from davatar.core.run_tracker import start_trackers, tracked_accelerator
 from davatar.core.runs import CONFIG, Run
 from davatar.core.settings import Resolved, fields_of, to_mapping
+from davatar.core.training_state import latest_state, save_state
 from davatar.diffusion.loss import training_loss
 from davatar.diffusion.schedule import named_schedule
 from davatar.headmodel.head_model import HeadModel
@@ -44,11 +42,9 @@ from davatar.prior.network import build_network
 from davatar.prior.population import Population, make_population
 from davatar.prior.portrait import Rasterizes
 from davatar.prior.settings import PriorSettings
-from davatar.prior.trackers import start_trackers, tracked_accelerator
 
 CHUNK = 64  # steps whose values are drawn at once
 VALIDATION_VALUES = 1024
-STATE = "state.pt"
 PREVIEWS = "previews"
 LICENCES = {
     "identity": "weights Apache-2.0; derived from ICT-FaceKit (MIT)",
@@ -102,7 +98,7 @@ def train_prior(
         Interrupted: a signal came; the state is saved and the same call goes on.
     """
     run = Run(Path(out_folder))
-    accelerator = tracked_accelerator(run, settings.trackers, settings.mixed_precision, progress)
+    accelerator = tracked_accelerator(run, settings.trackers, progress, settings.mixed_precision)
     main = accelerator.is_main_process
     with exclusive(run.folder) if main else nullcontext(), interruptible() as stop:
         population = population or make_population(kind, settings.data, settings.seed)
@@ -254,48 +250,31 @@ class _Trainer:
         if not self.accelerator.is_main_process:
             return
         state = {
-            "kind": self.kind,
+            **self._same(),
             "step": self.step,
-            "settings": to_mapping(self.settings),
             "network": self.bare.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "average": self.ema.average,
             "average_calls": self.ema.calls,
         }
-        buffer = io.BytesIO()  # a full disk under torch.save would be an error without a name
-        torch.save(state, buffer)
-        with self.run.checkpoint(self.step) as folder:
-            write_bytes(folder / STATE, buffer.getvalue())
+        if self.accelerator.scaler is not None:  # of gradients in half precision
+            state["scaler"] = self.accelerator.scaler.state_dict()
+        save_state(self.run, self.step, state)
+
+    def _same(self) -> dict[str, Any]:
+        """What a stopped training must have in common with the one that goes on."""
+        return {"kind": self.kind, "settings": to_mapping(self.settings)}
 
     def _resume(self) -> None:
-        latest = self.run.latest_checkpoint()
-        if latest is None:
-            self.run.rewind(0)
-            return
-        path = latest[1] / STATE
-        state = _read_state(path)
-        mine = {"kind": self.kind, "settings": to_mapping(self.settings)}
-        if mine != {key: state[key] for key in mine}:
-            mend = "choose another output folder, or give the same settings"
-            raise DataError("was made with other settings", file=self.run.folder, mend=mend)
-        self.step = state["step"]
-        self.bare.load_state_dict(state["network"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.ema.average, self.ema.calls = state["average"], state["average_calls"]
+        state = latest_state(self.run, self._same(), ("step", "network", "optimiser", "average", "average_calls"))
+        if state is not None:
+            self.step = state["step"]
+            self.bare.load_state_dict(state["network"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.ema.average, self.ema.calls = state["average"], state["average_calls"]
+            if self.accelerator.scaler is not None and "scaler" in state:
+                self.accelerator.scaler.load_state_dict(state["scaler"])
         self.run.rewind(self.step)
-
-
-def _read_state(path: Path) -> dict[str, Any]:
-    mend = "remove that checkpoint folder to go on from the one before"
-    try:
-        state = torch.load(path, weights_only=True)
-        missing = {"kind", "step", "settings", "network", "optimiser", "average", "average_calls"} - state.keys()
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"is not a readable training state: {reason}", file=path, mend=mend) from error
-    if missing:
-        raise DataError(f"is no training state, it lacks {', '.join(sorted(missing))}", file=path, mend=mend)
-    return state
 
 
 def plan(kind: Kind, settings: PriorSettings) -> dict[str, Any]:
