@@ -87,11 +87,18 @@ def read_archive(path: str | Path) -> Mapping[str, Any]:
             warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)  # refused or read all the same
             state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"is not a readable weights file: {reason}", file=path, mend="fetch it again") from error
+        found = f"is not a readable weights file: {_reason(error)}"
+        raise DataError(found, file=path, mend="fetch it again") from error
     if not isinstance(state, Mapping):
         raise DataError(f"holds a {type(state).__name__}, expected named entries", file=path)
     return state
+
+
+def _reason(error: Exception) -> str:
+    """Why, in one line, without torch's advice to run what is stored."""
+    if isinstance(error, pickle.UnpicklingError):
+        return "it is no torch archive, or holds more than tensors and plain values"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def load_published(path: str | Path, mean_anchors: Tensor | None = None) -> PublishedHead:

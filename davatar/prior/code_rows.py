@@ -13,12 +13,17 @@ from pathlib import Path
 
 import numpy as np
 
-from davatar.core.errors import DataError
+from davatar.core.errors import DataError, MissingError
 from davatar.core.files import read_json
-from davatar.headmodel.published_checkpoint import newest_checkpoint
+from davatar.headmodel.published_checkpoint import is_published, newest_checkpoint
+from davatar.headmodel.weights import is_head_model
 from davatar.prior.code_prior import Kind
 from davatar.prior.published import TABLES, code_tables
 
+ACCEPTED = (
+    "give a .npy [N, L], an .npz with `codes` [N, L], a published head model (checkpoint_epoch_<n>.tar, or the folder "
+    "above it), or its file of ours (.safetensors)"
+)
 SUBJECTS, EXPRESSIONS = "subject_train_index.json", "expression_train_index.json"
 
 
@@ -30,16 +35,23 @@ class CodeRows:
 
 
 def load_code_rows(path: str | Path, kind: Kind) -> CodeRows:
-    """Codes from a .npy, an .npz (`codes` [N, L], optional `people` [N]), or a published head model.
+    """Codes from a .npy, an .npz (`codes` [N, L], optional `people` [N]), or a head model with code tables.
 
     Raises:
         DataError: the file is no table, or a joint prior's rows cannot be paired.
         MissingError: nothing is there.
     """
     path = Path(path)
+    if not path.exists():
+        raise MissingError("there is no code table", file=path, mend=ACCEPTED)
     if path.suffix in (".npy", ".npz"):
         return _from_arrays(path)
+    if path.is_file() and not is_head_model(path) and not is_published(path):
+        raise DataError("is no code table of a known format", file=path, mend=ACCEPTED)
     tables = code_tables(path)
+    absent = [key for key in TABLES["joint"] if key not in tables]
+    if absent:
+        raise DataError(f"is a head model without code tables ({', '.join(absent)})", file=path, mend=ACCEPTED)
     identities, expressions = (tables[key].numpy() for key in TABLES["joint"])
     if kind == "expression":
         return CodeRows(expressions)

@@ -57,7 +57,7 @@ def test_dry_run_writes_nothing(cli, table, own_places):
         (["train", "nphm", "--steps", "3"], 2, "identity.steps"),
         (["train", "identity", "--resume", "PR-9", "--seed", "1"], 2, "give --resume alone"),
         (["train", "identity", "--resume", "PR-9"], 4, "PR-9"),
-        (["train", "identity", "--set", "data.codes=/nowhere/codes.npz"], 3, "/nowhere/codes.npz"),
+        (["train", "identity", "--set", "data.codes=/nowhere/codes.npz"], 4, "/nowhere/codes.npz"),
         (["show", "nobody"], 4, "open-identity"),
         (["sample", "-n", "0"], 2, "-n"),
         (["sample", "--seed", "-1"], 2, "seed"),

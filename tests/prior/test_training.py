@@ -6,6 +6,7 @@ import shutil
 import signal
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ import torch
 from davatar.checks.verify.dphm_prior_training import CHECKS
 from davatar.core.errors import ConfigError, DataError, Interrupted
 from davatar.core.progress import silent
+from davatar.core.run_tracker import tracked_accelerator
 from davatar.core.settings import presets, resolve
+from davatar.prior import training
 from davatar.prior.code_prior import CodePrior
 from davatar.prior.code_rows import CodeRows, load_code_rows
 from davatar.prior.evaluation import evaluate
@@ -80,6 +83,25 @@ def test_a_stopped_run_ends_like_an_uninterrupted_one(population, tmp_path, how)
     assert [session["status"] for session in sessions] == ["failed" if how == "killed" else "interrupted", "done"]
 
 
+def test_the_scale_of_half_precision_gradients_survives_a_stop(population, tmp_path, monkeypatch):
+    scalers = []
+
+    def scaled(*words):
+        accelerator = tracked_accelerator(*words)
+        scalers.append(torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=5))  # fp16 itself needs a GPU
+        accelerator.scaler = scalers[-1]
+        return accelerator
+
+    monkeypatch.setattr(training, "tracked_accelerator", scaled)
+    train_prior("identity", SETTINGS, tmp_path / "whole", population=population)
+    with pytest.raises(MemoryError):
+        train_prior("identity", SETTINGS, tmp_path / "cut", StopAfter(9, _kill), population)
+    train_prior("identity", SETTINGS, tmp_path / "cut", population=population)
+    whole, _, resumed = (scaler.state_dict() for scaler in scalers)
+    assert whole["scale"] == 16 and whole["_growth_tracker"] == 2  # twelve steps grew it twice
+    assert resumed == whole
+
+
 def test_other_settings_are_refused_in_the_same_folder(population, tmp_path):
     train_prior("identity", SETTINGS, tmp_path, population=population)
     with pytest.raises(DataError, match="other settings"):
@@ -113,9 +135,12 @@ def test_a_trained_prior_beats_the_gaussian(population, tmp_path):
     assert any("validation_t15" in line and "gaussian_t15" in line for line in logged)
 
 
-def test_figures_go_to_tensorboard_too_and_a_resumed_run_writes_none_twice(population, tmp_path):
+def test_figures_go_to_tensorboard_too_and_a_resumed_run_writes_none_twice(population, tmp_path, monkeypatch):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.summary.writer import event_file_writer
 
+    # files of one process and one second are told apart by this count, and read in order up to nine only
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
     with pytest.raises(MemoryError):
         train_prior("identity", SETTINGS, tmp_path, StopAfter(9, _kill), population)
     train_prior("identity", SETTINGS, tmp_path, population=population)
@@ -186,6 +211,20 @@ def test_useless_code_tables_are_refused(tmp_path):
         path.write_bytes(content)
         with pytest.raises(DataError, match="codes.npz"):
             load_code_rows(path, "identity")
+
+
+@pytest.mark.parametrize("name", ["codes.csv", "codes.pt", "head.safetensors"])
+def test_other_files_are_no_code_tables_and_the_formats_are_named(tmp_path, name):
+    path = tmp_path / name
+    path.write_text("0.1,0.2\n")
+    with pytest.raises(DataError, match=rf"{name}: is no code table of a known format .*\.npz with `codes`"):
+        load_code_rows(path, "identity")
+
+
+def test_a_head_model_without_tables_is_no_code_table():
+    path = files("davatar.assets") / "nphm" / "open.safetensors"
+    with pytest.raises(DataError, match=r"open.safetensors: is a head model without code tables .*give a \.npy"):
+        load_code_rows(str(path), "identity")
 
 
 def test_diverged_training_stops_with_the_mend(population, tmp_path):
