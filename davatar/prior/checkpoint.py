@@ -21,7 +21,8 @@ from davatar.core.runs import CONFIG, Run, resolve_run
 from davatar.core.settings import from_mapping
 from davatar.diffusion.parameterization import PredictionType
 from davatar.diffusion.schedule import ScheduleName, named_schedule
-from davatar.prior.code_prior import CodePrior
+from davatar.headmodel.weights import KIND as HEAD_MODEL
+from davatar.prior.code_prior import CodePrior, Kind
 from davatar.prior.network import NetworkConfig, build_network
 from davatar.prior.normalization import normalization_from_arrays
 
@@ -96,6 +97,17 @@ def write_prior(
     write_bytes(path, save(tensors, metadata))
 
 
+def own_kind(path: str | Path) -> Kind | None:
+    """What the file that `write_prior` made is for (its label is read, nothing else); None for any other file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), "pt") as file:
+            return json.loads((file.metadata() or {})[FORMAT])["config"]["kind"]
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError):
+        return None
+
+
 def read_prior(path: str | Path) -> CodePrior:
     """
     Raises:
@@ -108,6 +120,8 @@ def read_prior(path: str | Path) -> CodePrior:
         with safe_open(str(path), "pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+        if metadata.get("kind") == HEAD_MODEL:
+            raise DataError("is a head model, not a prior", file=path, mend="give it as the head model")
         if FORMAT not in metadata:
             found = ", ".join(metadata) or "no metadata"
             raise DataError(f"is not a prior of this version ({found})", file=path, mend=mend)

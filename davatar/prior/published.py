@@ -15,16 +15,18 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from davatar.core.errors import DataError, MissingError
+from davatar.core.errors import DataError, MissingError, UsageError
 from davatar.diffusion.parameterization import PredictionType, loss_weights
 from davatar.diffusion.schedule import NoiseSchedule, ScheduleName, cosine_schedule, linear_schedule, named_schedule
 from davatar.headmodel.published_checkpoint import TABLES as HEAD_MODEL_TABLES
 from davatar.headmodel.published_checkpoint import newest_checkpoint as newest_head_model
 from davatar.headmodel.published_checkpoint import read_archive
-from davatar.headmodel.weights import load_tables
+from davatar.headmodel.weights import is_head_model, load_tables
+from davatar.prior.checkpoint import FILE_NAME, own_kind
 from davatar.prior.code_prior import CodePrior, Kind
 from davatar.prior.network import NetworkConfig
 from davatar.prior.normalization import RangeNormalization
+from davatar.prior.published_kind import CONFIG, code_length, published_kind
 from davatar.prior.unet import UNet1d
 
 TABLES: dict[Kind, tuple[str, ...]] = {
@@ -62,27 +64,36 @@ def load_published(
     Args:
         path: a checkpoint file, or the folder it lies in (newest milestone).
         weights: "model" as the published tracker loads them, or their moving average.
-        kind: which codes it is for; None: by the size of the tables and the folder's name.
+        kind: which codes it is for; None: by its settings file and the folder's name.
         head_model: checkpoint or folder whose code tables give the normalisation range; None: `nphm_*` beside it.
         bounds: the range itself, lowest and highest code value; then no table is needed.
 
     Raises:
         MissingError: checkpoint, code table or the chosen weights are absent.
-        DataError: a file is truncated or does not hold what it should.
+        DataError: a file is truncated, does not hold what it should, or is for other codes than `kind`.
+        UsageError: it is a file of davatar's own already.
     """
     path = Path(path)
+    _refuse_own(path)
     path = newest_checkpoint(path) if path.is_dir() else path
     state = read_archive(path)
     model = _diffusion_state(state, weights, path)
     network = _network(model, path)
     schedule, prediction = _schedule(model, path)
-    kind = kind or _kind_by_name(path)
+    kind, length = published_kind(path, kind), code_length(path)
     if bounds is None:
         tables = code_tables(head_model or _head_model_beside(path))
         bounds = code_range(tables, kind)
         size = sum(tables[key].shape[1] for key in TABLES[kind])
+        if length not in (None, size):
+            found = f"makes codes of {length} numbers by its {CONFIG}, the head model's {kind} codes have {size}"
+            raise DataError(found, file=path, mend="name the head model it was trained with, or another kind")
+    elif length is None:
+        mend = "name the head model instead of the range"
+        file = path.parent.parent / CONFIG
+        raise MissingError("does not tell the length of the codes (seq_length)", file=file, mend=mend)
     else:
-        size = _code_size(path)
+        size = length
     about = {
         "source": str(path),
         "weights": weights,
@@ -90,6 +101,23 @@ def load_published(
         "training_steps": int(state.get("step", 0)),
     }
     return CodePrior(kind, network, schedule, prediction, RangeNormalization(*bounds, code_size=size), about)
+
+
+def _refuse_own(path: Path) -> None:
+    """
+    Raises:
+        UsageError: `path`, or the run it is, holds a head model or prior in our format, which needs no import.
+    """
+    for file in (path, path / FILE_NAME, path / "model.safetensors"):
+        if is_head_model(file):
+            what, use = "head model", f"davatar prior sample --head-model {file}"
+        elif kind := own_kind(file):
+            what = f"{kind} prior"
+            use = f"davatar prior sample --{'expression' if kind == 'expression' else 'identity'} {file}"
+        else:
+            continue
+        mend = f"use it as it is: `{use}`"
+        raise UsageError(f"is davatar's own {what} already, there is nothing to import", file=file, mend=mend)
 
 
 def stored_as(prior: CodePrior) -> tuple[NetworkConfig, ScheduleName]:
@@ -146,25 +174,6 @@ def _head_model_beside(path: Path) -> Path:
         file=path,
         mend="name the head model's checkpoint, or give the lowest and highest code value",
     )
-
-
-def _kind_by_name(path: Path) -> Kind:
-    names = " ".join(part.lower() for part in path.parts[-4:])
-    for word, kind in (("joint", "joint"), ("iden", "identity"), ("shape", "identity"), ("expr", "expression")):
-        if word in names:
-            return kind
-    raise DataError("the folder's name does not tell which codes the prior is for", file=path, mend="give its kind")
-
-
-def _code_size(path: Path) -> int:
-    import yaml
-
-    config = path.parent.parent / "configs.yaml"
-    try:
-        return int(yaml.safe_load(config.read_text())["diffusion"]["diff_kwargs"]["seq_length"])
-    except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
-        mend = "name the head model instead of the range"
-        raise MissingError("does not tell the length of the codes (seq_length)", file=config, mend=mend) from error
 
 
 def _diffusion_state(state: Mapping[str, Any], weights: str, path: Path) -> dict[str, Tensor]:
