@@ -150,7 +150,9 @@ def sample(
     ] = "dpm",
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="same seed, same heads")] = 0,
     resolution: Annotated[int, typer.Option(min=8, help="samples per axis of the surface search")] = 128,
-    out: Annotated[Path, typer.Option(help="folder for meshes (m), codes.npz and the picture")] = Path("heads"),
+    out: Annotated[
+        Path, typer.Option(help="folder for meshes (m), codes.npz and the picture; an earlier run's are replaced")
+    ] = Path("heads"),
     mesh_format: Annotated[
         Literal["both", "ply", "glb", "none"], typer.Option("--format", help="files of each mesh")
     ] = "both",

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from davatar.core.errors import UsageError
-from davatar.core.files import atomic_path, write_bytes
+from davatar.core.files import write_bytes
 from davatar.core.progress import Progress, silent
 from davatar.geometry.gltf import write_glb
 from davatar.geometry.mesh import Mesh, write_ply
@@ -18,6 +18,7 @@ from davatar.headmodel.head_model import HeadModel
 from davatar.prior.code_prior import CodePrior
 from davatar.prior.heads import SampledCodes, meshes, morphable_meshes
 from davatar.prior.portrait import Rasterizes, portrait, sheet
+from davatar.prior.sample_folder import CODES, SHEET, mesh_name, start_folder
 
 MeshFormat = Literal["ply", "glb"]
 VIEWS = (0.0, 50.0)  # degrees a head is turned in the two pictures of it
@@ -64,22 +65,25 @@ def write_heads(
         "codes", "picture" and "meshes" (the folder) -> path.
 
     Raises:
-        UsageError: `grid` is no picture file.
+        UsageError: `grid` is no picture file, or the folder holds files of these names that no earlier run made;
+            those of an earlier run are replaced.
     """
     check_files(grid, None)
     folder = Path(folder)
-    grid = folder / "heads.png" if grid is None else Path(grid)
+    writes = {mesh_name(k, format) for k in range(len(codes)) for format in formats}
+    if grid is None:
+        writes.add(SHEET)
+    grid = folder / SHEET if grid is None else Path(grid)
+    if replaced := start_folder(folder, codes, head.hash, writes):
+        progress.info(f"{folder}: replaced {len(replaced)} files of an earlier run ({replaced[0]} to {replaced[-1]})")
     pictures = []
     for k, mesh in enumerate(meshes(head, codes, resolution, progress)):
         for format, write in (("ply", write_ply), ("glb", write_glb)):
             if format in formats:
-                write(folder / f"{k:05d}.{format}", mesh)
+                write(folder / mesh_name(k, format), mesh)
         pictures += _views(mesh, rasterizer, picture_size)
-    arrays = {"identity": codes.identity.numpy(), "expression": codes.expression.numpy(), "head_model": head.hash}
-    with atomic_path(folder / "codes.npz") as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **arrays)
     _write_picture(grid, sheet(pictures, _columns(len(codes))))
-    return {"meshes": folder, "codes": folder / "codes.npz", "picture": grid}
+    return {"meshes": folder, "codes": folder / CODES, "picture": grid}
 
 
 def write_walk(

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from davatar.core.errors import DataError, UsageError
+from davatar.core.progress import silent
 from davatar.diffusion.schedule import cosine_schedule
 from davatar.geometry.mesh import Mesh, read_ply
 from davatar.headmodel.head_model import HeadModel
@@ -61,6 +62,58 @@ def test_formats_and_the_picture_s_place_are_chosen(tmp_path):
     with pytest.raises(UsageError, match="no picture file"):
         write_heads(tmp_path / "b", *parts, grid=tmp_path / "g.txt")
     assert not (tmp_path / "b").exists()
+
+
+class Listener:
+    """A progress that keeps what it is told."""
+
+    def __init__(self):
+        self.told = []
+
+    def info(self, message):
+        self.told.append(message)
+
+    task = staticmethod(silent.task)
+
+
+def test_a_used_folder_keeps_nothing_of_the_earlier_run_and_all_of_others(tmp_path):
+    head, listener = Balls(), Listener()
+    codes = sample_codes(head, _prior("identity", 5), None, n=3, steps=4)
+    write_heads(tmp_path, head, codes, 16, EmbreeRasterizer(), picture_size=32)
+    others = {"notes.txt", "00007.ply", "00001.obj"}
+    for name in others:
+        (tmp_path / name).write_text("mine")
+    fewer = SampledCodes(codes.identity[:2], codes.expression[:2])
+    options = {"formats": ("glb",), "grid": tmp_path.parent / "g.png", "picture_size": 32}
+    write_heads(tmp_path, head, fewer, 16, EmbreeRasterizer(), listener, **options)
+    assert {p.name for p in tmp_path.iterdir()} == {"00000.glb", "00001.glb", "codes.npz", *others}
+    assert all((tmp_path / name).read_text() == "mine" for name in others)
+    assert listener.told == [f"{tmp_path}: replaced 8 files of an earlier run (00000.glb to heads.png)"]
+
+
+@pytest.mark.parametrize("name", ["00002.ply", "heads.png", "codes.npz"])
+def test_files_that_no_run_made_are_never_replaced(tmp_path, name):
+    head = Balls()
+    codes = sample_codes(head, _prior("identity", 5), None, n=3, steps=4)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UsageError, match=rf"holds {name}, which no earlier sampling made.*--out"):
+        write_heads(tmp_path, head, codes, 16, EmbreeRasterizer(), picture_size=32)
+    assert [p.name for p in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "mine"
+
+
+def test_a_stopped_run_s_files_are_known_to_be_ours(tmp_path):
+    class Stops(Balls):
+        def mesh(self, identity, expression, resolution, previous=None):
+            if (tmp_path / "00000.ply").exists():
+                raise KeyboardInterrupt
+            return super().mesh(identity, expression, resolution)
+
+    codes = sample_codes(Balls(), _prior("identity", 5), None, n=3, steps=4)
+    with pytest.raises(KeyboardInterrupt):
+        write_heads(tmp_path, Stops(), codes, 16, EmbreeRasterizer(), picture_size=32)
+    fewer = SampledCodes(codes.identity[:1], codes.expression[:1])
+    write_heads(tmp_path, Balls(), fewer, 16, EmbreeRasterizer(), formats=(), picture_size=32)
+    assert {p.name for p in tmp_path.iterdir()} == {"codes.npz", "heads.png"}
 
 
 def test_walk_passes_the_same_heads_and_keeps_unit_noise():
