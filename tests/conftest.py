@@ -11,10 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from davatar.headmodel.track import Track
 
 settings.register_profile("davatar", deadline=None, max_examples=30, derandomize=True)
 settings.load_profile("davatar")
@@ -121,6 +125,34 @@ def wave_head(wave_head_states):
 
     k, c = np.mgrid[:39, :3]
     return from_published(*wave_head_states, torch.from_numpy(0.3 * np.sin(0.9 * k + 2.1 * c + 0.2)))
+
+
+@pytest.fixture(scope="session")
+def make_track() -> Callable[..., Track]:
+    """`make_track(rotation, translation, key=value)`: a track of the linear stage with these poses of the morphable
+    head, [T, 3, 3] and [T, 3] m; mean head, no codes, nothing lost; further arrays replace those."""
+    from davatar.headmodel.track import Track, pose_from_morphable
+
+    def make(rotation: np.ndarray, translation: np.ndarray, **given: object) -> Track:
+        frames = len(rotation)
+        neural_rotation, neural_translation = pose_from_morphable(rotation, translation)
+        arrays = {
+            "identity": np.zeros(0),
+            "expression": np.zeros((frames, 0)),
+            "rotation": neural_rotation,
+            "translation": neural_translation,
+            "frames": np.arange(frames),
+            "residual_mm": np.zeros(frames),
+            "coverage": np.ones(frames),
+            "flag": np.zeros(frames, np.uint8),
+            "morphable_identity": np.zeros(100),
+            "morphable_expression": np.zeros((frames, 53)),
+            "morphable_rotation": rotation,
+            "morphable_translation": translation,
+        }
+        return Track(**{"scale": 1.0, **arrays, **given})
+
+    return make
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -13,7 +14,7 @@ from davatar.avatar.settings import AvatarSettings, Budget
 from davatar.avatar.tiny_network import TinySettings
 from davatar.core.files import write_json
 from davatar.headmodel.morphable import open_morphable
-from davatar.headmodel.track import Track, pose_from_morphable, save_track
+from davatar.headmodel.track import Track, save_track
 
 SMALL = TinySettings(
     resolution=32, plane_size=16, plane_channels=4, point_width=16, map_width=8, width=16, token_width=16
@@ -69,7 +70,24 @@ def small() -> AvatarSettings:
 
 
 @pytest.fixture(scope="session")
-def tracked_folder(tmp_path_factory) -> Path:
+def tracked(make_track) -> Callable[[int], Track]:
+    """`tracked(seed)`: three frames of somebody who faces the camera, moves a little and opens the mouth."""
+
+    def make(seed: int) -> Track:
+        rng = np.random.default_rng(seed)
+        angles = rng.normal(0, 0.1, 3)
+        turn = np.stack([[[np.cos(a), 0, np.sin(a)], [0, 1, 0], [-np.sin(a), 0, np.cos(a)]] for a in angles])
+        rotation = np.diag([1.0, -1.0, -1.0]) @ turn  # head axes -> the camera's: the face looks at it
+        place = np.array([0.0, 0.0, 0.6]) + rng.normal(0, 0.005, (3, 3))
+        weights = np.stack([open_morphable().weights(jawOpen=w) for w in rng.uniform(0, 0.8, 3)])
+        given = {"morphable_identity": rng.normal(0, 0.5, 100), "settings": {"geometry": "linear"}}
+        return make_track(rotation, place, morphable_expression=weights, **given)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tracked_folder(tmp_path_factory, make_track) -> Path:
     """A recording of twelve grey frames, 64 x 64, with its track: only plumbing is tested with it."""
     folder, frames = tmp_path_factory.mktemp("recording") / "talk", 12
     for kind, value in (("depth", np.full((64, 64), 600, np.uint16)), ("color", np.full((64, 64, 3), 90, np.uint8))):
@@ -80,23 +98,8 @@ def tracked_folder(tmp_path_factory) -> Path:
     write_json(folder / "meta.json", {"name": "talk", "depth_scale": 1000, "fps": 10})
     rotation = np.tile(np.diag([1.0, -1.0, -1.0]), (frames, 1, 1))
     translation = np.array([0, 0, 0.6]) + 0.01 * np.linspace(-1, 1, frames)[:, None] * [1, 0, 0]
-    neural_rotation, neural_translation = pose_from_morphable(rotation, translation)
-    track = Track(
-        identity=np.zeros(0),
-        expression=np.zeros((frames, 0)),
-        rotation=neural_rotation,
-        translation=neural_translation,
-        scale=1.0,
-        frames=np.arange(frames),
-        residual_mm=np.zeros(frames),
-        coverage=np.ones(frames),
-        flag=np.zeros(frames, np.uint8),
-        morphable_identity=np.zeros(100),
-        morphable_expression=np.stack([open_morphable().weights(jawOpen=k / frames) for k in range(frames)]),
-        morphable_rotation=rotation,
-        morphable_translation=translation,
-        settings={"geometry": "linear"},
-    )
+    weights = np.stack([open_morphable().weights(jawOpen=k / frames) for k in range(frames)])
+    track = make_track(rotation, translation, morphable_expression=weights, settings={"geometry": "linear"})
     save_track(folder / "track" / "track.npz", track)
     write_json(folder / "track" / "track.json", {"capture": str(folder)})
     return folder

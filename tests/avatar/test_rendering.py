@@ -31,36 +31,9 @@ from davatar.dataset.rendering_data import RenderingData
 from davatar.dataset.settings import RasterSettings
 from davatar.geometry.camera import Camera
 from davatar.geometry.mesh import Mesh
-from davatar.headmodel.morphable import open_morphable
-from davatar.headmodel.track import Track, pose_from_morphable, save_track
+from davatar.headmodel.track import save_track
 
 FRAMES = 3
-FACING = np.diag([1.0, -1.0, -1.0])  # head axes -> the camera's: the face looks at it
-
-
-def tracked(seed: int) -> Track:
-    model, rng = open_morphable(), np.random.default_rng(seed)
-    angles = rng.normal(0, 0.1, FRAMES)
-    turn = np.stack([[[np.cos(a), 0, np.sin(a)], [0, 1, 0], [-np.sin(a), 0, np.cos(a)]] for a in angles])
-    rotation, place = FACING @ turn, np.array([0.0, 0.0, 0.6]) + rng.normal(0, 0.005, (FRAMES, 3))
-    neural_rotation, neural_place = pose_from_morphable(rotation, place)
-    weights = np.stack([model.weights(jawOpen=w) for w in rng.uniform(0, 0.8, FRAMES)])
-    return Track(
-        identity=np.zeros(0),
-        expression=np.zeros((FRAMES, 0)),
-        rotation=neural_rotation,
-        translation=neural_place,
-        scale=1.0,
-        frames=np.arange(FRAMES),
-        residual_mm=np.zeros(FRAMES),
-        coverage=np.ones(FRAMES),
-        flag=np.zeros(FRAMES, np.uint8),
-        morphable_identity=rng.normal(0, 0.5, 100),
-        morphable_expression=weights,
-        morphable_rotation=rotation,
-        morphable_translation=place,
-        settings={"geometry": "linear"},
-    )
 
 
 @dataclass
@@ -84,7 +57,7 @@ class Recorded:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> RenderingData:
+def data(tmp_path_factory, tracked) -> RenderingData:
     from davatar.dataset.geometry import linear_meshes
 
     recordings = []
@@ -125,7 +98,7 @@ def test_held_out_sequence_by_default(run, data):
 
 
 @pytest.mark.parametrize("camera", ["orbit", "camera_shake", "camera_moveX", "01"])
-def test_another_person_drives_the_avatar_from_any_camera(run, tmp_path, camera):
+def test_another_person_drives_the_avatar_from_any_camera(run, tracked, tmp_path, camera):
     save_track(tmp_path / "anna" / "track" / "track.npz", tracked(7))
     found = render(run, RenderSettings(Shot(camera=camera, frames=2)), driver=tmp_path / "anna" / "track")
     assert found.video.name == f"laugh_drive-anna_{camera}_1-step.mp4"
@@ -248,7 +221,7 @@ class Moving:
         return Mesh(np.array([[float(code[0]), trail, 0.0]] * 3), np.array([[0, 1, 2]]), np.zeros((3, 3)))
 
 
-def test_surfaces_are_followed_within_a_chunk_and_not_into_it(monkeypatch):
+def test_surfaces_are_followed_within_a_chunk_and_not_into_it(tracked, monkeypatch):
     monkeypatch.setattr(posing, "_opened", lambda name: Moving())
     codes = np.array([0.0, 1, 1, 2, 3, 4])[:, None]
     still = {"rotation": np.tile(np.eye(3), (6, 1, 1)), "translation": np.zeros((6, 3))}
@@ -277,7 +250,7 @@ def test_own_motion_from_the_data_sets_camera_gives_its_maps(run, data):
     np.testing.assert_array_equal(posed.expression, stored.expression)
 
 
-def test_borrowed_motion_stays_where_the_targets_head_is():
+def test_borrowed_motion_stays_where_the_targets_head_is(tracked):
     source, target = tracked(1), tracked(2)
     motion = borrowed_motion(source, target)
     np.testing.assert_allclose(motion.translation.mean(0), target.translation.mean(0), atol=1e-9)
@@ -286,7 +259,7 @@ def test_borrowed_motion_stays_where_the_targets_head_is():
     np.testing.assert_array_equal(borrowed_motion(target, target).weights, target.morphable_expression)
 
 
-def test_motion_of_another_head_model_is_refused():
+def test_motion_of_another_head_model_is_refused(tracked):
     one = replace(tracked(1), expression=np.zeros((FRAMES, 4)), model="open")
     with pytest.raises(DataError, match="head model other"):
         borrowed_motion(replace(one, model="other"), one)
@@ -350,7 +323,7 @@ def test_the_command_line_trains_and_renders(cli, data, tmp_path):
     assert cli("render", "DA-7").code == 4
 
 
-def test_the_command_line_says_what_is_wrong(cli, run, tmp_path):
+def test_the_command_line_says_what_is_wrong(cli, run, tracked, tmp_path):
     (tmp_path / "broken.json").write_text("[{")
     (tmp_path / "wrong.csv").write_text("time,jawOpn\n0,1\n")
     other = replace(tracked(1), expression=np.zeros((FRAMES, 4)), model="mine@1234")

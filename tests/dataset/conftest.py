@@ -15,7 +15,7 @@ from davatar.dataset.rasterize import Recording
 from davatar.geometry.camera import Camera
 from davatar.geometry.mesh import Mesh, write_ply
 from davatar.headmodel.morphable import to_head_units
-from davatar.headmodel.track import Track, pose_from_morphable, save_track
+from davatar.headmodel.track import save_track
 from davatar.raster.embree import EmbreeRasterizer
 
 SERIALS = ("00", "01")
@@ -69,36 +69,22 @@ class EggCapture:
         )
 
 
-def recording(sequence: str = "talk", frames: int = 3, participant: int = 1, **options) -> Recording:
-    poses = np.tile(np.eye(4), (frames, 1, 1))
-    for k in range(frames):
-        angle = 0.2 * k
-        poses[k, :3, :3] = [[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]]
-        poses[k, 0, 3] = 0.004 * k
-    capture = EggCapture(sequence, poses, **options)
-    rotation, translation = pose_from_morphable(poses[:, :3, :3], poses[:, :3, 3])
-    rng = np.random.default_rng(frames)
-    track = Track(
-        identity=np.zeros(4),
-        expression=rng.normal(size=(frames, 5)),
-        rotation=rotation,
-        translation=translation,
-        scale=1.0,
-        frames=np.arange(frames),
-        residual_mm=np.zeros(frames),
-        coverage=np.ones(frames),
-        flag=np.zeros(frames, np.uint8),
-        morphable_identity=np.zeros(100),
-        morphable_expression=rng.uniform(size=(frames, 53)),
-        morphable_rotation=poses[:, :3, :3],
-        morphable_translation=poses[:, :3, 3],
-    )
-    return Recording(participant, sequence, capture, track, capture.mesh, content="egg")
-
-
 @pytest.fixture(scope="session")
-def make_recording():
-    return recording
+def make_recording(make_track):
+    def make(sequence: str = "talk", frames: int = 3, participant: int = 1, **options) -> Recording:
+        poses = np.tile(np.eye(4), (frames, 1, 1))
+        for k in range(frames):
+            angle = 0.2 * k
+            poses[k, :3, :3] = [[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]]
+            poses[k, 0, 3] = 0.004 * k
+        capture = EggCapture(sequence, poses, **options)
+        rng = np.random.default_rng(frames)
+        codes = {"identity": np.zeros(4), "expression": rng.normal(size=(frames, 5))}
+        weights = rng.uniform(size=(frames, 53))
+        track = make_track(poses[:, :3, :3], poses[:, :3, 3], morphable_expression=weights, **codes)
+        return Recording(participant, sequence, capture, track, capture.mesh, content="egg")
+
+    return make
 
 
 def write_folder(recording: Recording, folder: Path) -> Path:
@@ -120,9 +106,9 @@ def write_folder(recording: Recording, folder: Path) -> Path:
 
 
 @pytest.fixture
-def recording_on_disk(tmp_path):
+def recording_on_disk(tmp_path, make_recording):
     """(recording's folder, track's folder): the track lies in the recording, with meshes, in its camera's axes."""
-    source = recording(frames=3)
+    source = make_recording(frames=3)
     folder = write_folder(source, tmp_path / "talk")
     pose = source.capture.camera(None).world_to_camera
     track = replace(
