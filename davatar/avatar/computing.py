@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from davatar.avatar.compiling import compile_denoiser
 from davatar.avatar.model import Avatar
 from davatar.avatar.precision import Precision, for_painting
 from davatar.core.content import hash_path
@@ -21,6 +22,7 @@ class Computing:
     precision: Precision = "auto"  # see `precision.for_painting`
     compat: bool = False  # the published way of sampling
     preview_decoder: Path | None = None  # folder of a small decoder; of the published kind
+    compile: bool = False  # the denoiser; see `compiling`
 
     def prepare(self, avatar: Avatar, trained: str = "auto") -> dict[str, Any]:
         """Make an opened avatar ready to paint.
@@ -42,6 +44,8 @@ class Computing:
         precision = for_painting(self.precision, kind, self.device, trained, self.compat)
         avatar.to(self.device)
         avatar.compute_in(precision)
+        if self.compile and compile_denoiser(avatar):
+            told["compiled"] = True
         return {"precision": str(precision).removeprefix("torch."), **told}
 
     def _replace_decoder(self, avatar: Avatar, kind: str) -> str:

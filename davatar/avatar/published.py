@@ -10,6 +10,7 @@ are in -1..1 inside and 0..1 outside.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,7 @@ class PublishedAvatar(nn.Module):
         self.autocast: torch.dtype | None = None  # half precision inside ControlNet and U-Net
         self.latents: LatentMemory | None = None  # of training pictures
         self.preview_decoder: AutoencoderTiny | None = None  # in the VAE's place, for rendering
+        self.compiled = False
         self.place = base.place
         self.prediction = "sample" if settings.predict_x0 else base.prediction
         self.plain_schedule = scaled_linear_schedule(TIMES, *base.betas, zero_terminal_snr=False)
@@ -160,7 +162,7 @@ class PublishedAvatar(nn.Module):
             if led:
                 noisy, t = torch.cat([noisy, noisy]), torch.cat([t, t])
             with torch.autocast(noisy.device.type, self.autocast, enabled=self.autocast is not None):
-                given = noisy.to(inside)
+                given = noisy.to(inside).contiguous()  # one layout in every step: a compiled network is made for it
                 down, middle = self.controlnet(given, t, text, conditioning, return_dict=False)
                 output = self.unet(
                     given,
@@ -263,7 +265,8 @@ class PublishedAvatar(nn.Module):
         tokens = self.expression_codes_mlp(batch.expression)
         condition = embed(self.controlnet, self.conditioning(batch).to(self.controlnet.dtype))
         denoise = as_denoiser(self.denoiser(condition, tokens, prompt, guidance), self.prediction)
-        with kept_contexts(self.controlnet, self.unet):
+        # A compiled network would be compiled anew for every set of kept contexts.
+        with nullcontext() if self.compiled else kept_contexts(self.controlnet, self.unet):
             return walk(sampler, denoise, start, legs, draw)
 
     @torch.no_grad()
@@ -283,6 +286,12 @@ class PublishedAvatar(nn.Module):
         for part in filter(None, (self.controlnet, self.unet, self.vae, self.preview_decoder)):
             part.to(dtype=dtype, memory_format=torch.channels_last)
         self.autocast = None
+
+    def compile_denoiser(self, **options: Any) -> None:
+        """See `avatar.compiling`."""
+        self.controlnet.compile(**options)
+        self.unet.compile(**options)
+        self.compiled = True
 
     def compute_in(self, precision: torch.dtype) -> None:
         """For rendering only: float32, or `halve`."""

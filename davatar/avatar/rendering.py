@@ -60,6 +60,7 @@ class RenderSettings:
     precision: Precision = "auto"  # inside the network, see `precision.for_painting`
     base: str | None = None  # frozen base of the published kind, if not the one that archive or run names
     preview_decoder: Path | None = None  # folder of a small decoder, see `avatar.preview_decoder`
+    compile: bool = False  # the denoiser, where this machine can
 
     def __post_init__(self):
         if self.at_once < 1 or (self.steps is not None and self.steps < 1):
@@ -71,7 +72,7 @@ class RenderSettings:
 
     @property
     def computing(self) -> Computing:
-        return Computing(self.device, self.precision, self.compat, self.preview_decoder)
+        return Computing(self.device, self.precision, self.compat, self.preview_decoder, self.compile)
 
 
 @dataclass(frozen=True)

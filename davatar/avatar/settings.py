@@ -45,6 +45,7 @@ class AvatarSettings:
     seed: int = 181998
     clip: float = 1.0  # gradient norm
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # inside the network; see `precision.choose`
+    compile: bool = False  # the denoiser, where this machine can; pays in long trainings on a GPU
     average: float = 0.0  # decay per step of an average of the weights that is painted with; 0 = none
     log_every: int = 20  # steps
     trackers: tuple[str, ...] = ()  # tensorboard, wandb: besides metrics.jsonl

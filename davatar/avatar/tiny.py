@@ -79,6 +79,10 @@ class TinyAvatar(nn.Module):
     def lighten(self) -> None:
         """Everything here is learnt."""
 
+    def compile_denoiser(self, **options: Any) -> None:
+        """See `avatar.compiling`; what is computed once per frame stays as it is."""
+        self.network.compile(**options)
+
     def compute_in(self, precision: torch.dtype) -> None:
         """For rendering: inside the network; weights stay float32."""
         self.autocast = None if precision == torch.float32 else precision

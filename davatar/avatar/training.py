@@ -18,6 +18,7 @@ import torch
 
 from davatar.avatar import processes
 from davatar.avatar.checkpoints import Position, save_state
+from davatar.avatar.compiling import compile_denoiser
 from davatar.avatar.conditioning import HeadMaps
 from davatar.avatar.frames import Frames
 from davatar.avatar.memory import FRAME_BYTES, KEPT_BYTES
@@ -130,6 +131,8 @@ def _fit(
         accelerator = open_accelerator(run, settings)
         avatar = avatar.to(accelerator.device)
         avatar.lighten()
+        if settings.compile:
+            compile_denoiser(avatar)
         optimizers = avatar.optimizers()
         asked = Position(seed=settings.seed, frames=settings.frames_per_step * accelerator.num_processes)
         found = resume(run, avatar, optimizers, asked, progress)

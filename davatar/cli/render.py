@@ -65,6 +65,8 @@ Precision = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"],
     _option("Inside the network; auto: as trained, published avatars float16 on a GPU."),
 ]
+COMPILE = "Compile the denoiser: minutes before the first frame, less for each; needs a C++ compiler or Triton."
+Compile = Annotated[bool, _option(COMPILE, "--compile")]
 
 # What comes out.
 Pictures = Annotated[bool, _option("Keep every frame as PNG.", "--pictures")]
@@ -106,6 +108,7 @@ def command(
     preview_decoder: PreviewDecoder = None,
     device: Device = "cpu",
     precision: Precision = "auto",
+    compile_: Compile = False,
     out: Out = None,
 ) -> None:
     """Render a video: held-out frames, a camera path around the head, or another's expressions.
@@ -136,7 +139,7 @@ def command(
     sampling = {"steps": steps, "sampler": sampler, "compat": compat, "batch": batch, "seed": seed}
     outputs = {"pictures": pictures, "conditions": conditions, "compare": compare}
     parts = {"checkpoint": checkpoint, "base": base, "preview_decoder": preview_decoder}
-    computing = {"device": device, "precision": precision}
+    computing = {"device": device, "precision": precision, "compile": compile_}
     settings = RenderSettings(shot, **sampling, **outputs, **parts, **computing)
     told = expressions if sample is None else _drawn(sample, prior, seed or 0)
     found = render(chosen, settings, drive, out, data, told, console.progress())

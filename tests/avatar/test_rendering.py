@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from davatar.avatar import posing, scenes
+from davatar.avatar import compiling, posing, scenes
 from davatar.avatar.frames import Frames, sample_maps
 from davatar.avatar.model import new_avatar, open_avatar
 from davatar.avatar.posing import Motion, borrowed_motion, own_motion, posed_meshes
@@ -175,6 +175,22 @@ def test_pictures_of_another_precision_are_painted_anew(run, tmp_path):
     assert found.precision == "bfloat16" and not set(made) & set(made_again)
     apart = np.abs(half.astype(int) - plain)
     assert 0 < apart.max() and apart.mean() < 1
+
+
+def test_a_render_is_compiled_where_that_can_be(run, tmp_path, monkeypatch, caplog):
+    plain = render(run, out=tmp_path / "plain.mp4").video.read_bytes()
+    graphs = []
+    monkeypatch.setattr(compiling, "BACKEND", lambda graph, inputs: graphs.append(graph) or graph.forward)
+    compiled = render(run, RenderSettings(compile=True), out=tmp_path / "compiled.mp4")
+    assert len(graphs) > 1 and compiled.video.read_bytes() == plain
+
+    def broken(graph, inputs):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(compiling, "BACKEND", broken)
+    with caplog.at_level("WARNING", "davatar"):
+        found = render(run, RenderSettings(compile=True), out=tmp_path / "without.mp4")
+    assert found.video.read_bytes() == plain and "cannot be compiled here" in caplog.text
 
 
 def test_an_evaluation_says_and_keeps_apart_its_precision(run, data, tmp_path):
