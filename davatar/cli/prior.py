@@ -208,7 +208,8 @@ def import_(
     out: Annotated[Path, typer.Option(help="file to write (.safetensors)")],
     weights: Annotated[Literal["model", "ema"], typer.Option(help="priors: which of the two stored sets")] = "model",
     kind: Annotated[
-        Literal["identity", "expression", "joint"] | None, typer.Option(help="priors; default: by the folder's name")
+        Literal["identity", "expression", "joint"] | None,
+        typer.Option(help="priors; default: as its configs.yaml or folder says"),
     ] = None,
     head_model: Annotated[
         Path | None, typer.Option(help="priors: head model whose code table gives the range; default: beside it")

@@ -2,10 +2,12 @@
 
 import json
 import signal
+from importlib.resources import files
 
 import numpy as np
 import pytest
 
+OPEN_HEAD = files("davatar.assets") / "nphm" / "open.safetensors"
 TINY = [
     *("--set", "network.width=16", "--set", "network.blocks=1", "--set", "timesteps=20", "--set", "batch=8"),
     *("--set", "log_steps=5", "--set", "validate_steps=10", "--set", "save_steps=5", "--steps", "10"),
@@ -59,6 +61,7 @@ def test_dry_run_writes_nothing(cli, table, own_places):
         (["train", "identity", "--resume", "PR-9"], 4, "PR-9"),
         (["train", "identity", "--set", "data.codes=/nowhere/codes.npz"], 4, "/nowhere/codes.npz"),
         (["show", "nobody"], 4, "open-identity"),
+        (["import", OPEN_HEAD, "--out", "x.safetensors"], 2, "is davatar's own head model already"),
         (["sample", "-n", "0"], 2, "-n"),
         (["sample", "--seed", "-1"], 2, "seed"),
         (["evaluate", "open-identity", "--seed", "-1"], 2, "seed"),
