@@ -1,4 +1,4 @@
-"""How an avatar computes its pictures, whatever they show: on which device, in which number format, by which decoder.
+"""How an avatar computes its pictures, whatever they show: on which device, in which number format, by whose code.
 
 `davatar render` and `davatar eval` prepare an avatar here, so that both follow the same rules.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from davatar.avatar.compiling import compile_denoiser
 from davatar.avatar.model import Avatar
@@ -23,6 +23,7 @@ class Computing:
     compat: bool = False  # the published way of sampling
     preview_decoder: Path | None = None  # folder of a small decoder; of the published kind
     compile: bool = False  # the denoiser; see `compiling`
+    attention: Literal["sdpa", "xformers"] = "sdpa"  # see `attention`; of the published kind
 
     def prepare(self, avatar: Avatar, trained: str = "auto") -> dict[str, Any]:
         """Make an opened avatar ready to paint.
@@ -35,12 +36,19 @@ class Computing:
 
         Raises:
             UsageError: something is asked for that the small avatar has not.
-            MissingError, DataError: see `load_preview_decoder`.
+            MissingError, DataError: see `load_preview_decoder`, `set_attention`.
         """
         kind = "published" if "published" in avatar.kind else "tiny"
         told = {}
+        if kind == "tiny":
+            self._check_tiny()
         if self.preview_decoder is not None:
-            told["preview_decoder"] = self._replace_decoder(avatar, kind)
+            told["preview_decoder"] = self._replace_decoder(avatar)
+        if self.attention != "sdpa":
+            from davatar.avatar.attention import set_attention
+
+            set_attention((avatar.controlnet, avatar.unet), self.attention, self.device)
+            told["attention"] = self.attention
         precision = for_painting(self.precision, kind, self.device, trained, self.compat)
         avatar.to(self.device)
         avatar.compute_in(precision)
@@ -48,12 +56,18 @@ class Computing:
             told["compiled"] = True
         return {"precision": str(precision).removeprefix("torch."), **told}
 
-    def _replace_decoder(self, avatar: Avatar, kind: str) -> str:
-        """Give the avatar the small decoder; returns the hash of its weights."""
-        if kind == "tiny":
+    def _check_tiny(self) -> None:
+        if self.preview_decoder is not None:
             raise UsageError(
                 "the small avatar paints pixels and has no decoder to replace", mend="leave out --preview-decoder"
             )
+        if self.attention != "sdpa":
+            raise UsageError(
+                f"{self.attention} is for avatars of the published kind", mend="leave out --attention: sdpa is used"
+            )
+
+    def _replace_decoder(self, avatar: Avatar) -> str:
+        """Give the avatar the small decoder; returns the hash of its weights."""
         from davatar.avatar.preview_decoder import WEIGHTS, load_preview_decoder
         from davatar.avatar.published import FACTOR
 

@@ -21,6 +21,7 @@ from diffusers import AutoencoderTiny, ControlNetModel
 from torch import nn
 
 from davatar.avatar.adam import adamw
+from davatar.avatar.attention import set_attention
 from davatar.avatar.conditioning import HeadMaps, rendered_conditions
 from davatar.avatar.draws import Draws
 from davatar.avatar.expression_block import TOKENS, add_expression_attention
@@ -350,6 +351,9 @@ class PublishedAvatar(nn.Module):
     def lighten(self) -> None:
         """For a training: latents are kept, the frozen network's matrices are halved where it computes in half."""
         self.latents = LatentMemory(self.vae)
+        if self.training_settings.attention != "sdpa":
+            name, device = self.training_settings.attention, self.empty_prompt.device
+            set_attention((self.controlnet, self.unet), name, device)
         if self.training_settings.gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
             self.controlnet.enable_gradient_checkpointing()

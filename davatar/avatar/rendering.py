@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -61,6 +61,7 @@ class RenderSettings:
     base: str | None = None  # frozen base of the published kind, if not the one that archive or run names
     preview_decoder: Path | None = None  # folder of a small decoder, see `avatar.preview_decoder`
     compile: bool = False  # the denoiser, where this machine can
+    attention: Literal["sdpa", "xformers"] = "sdpa"  # of the published kind
 
     def __post_init__(self):
         if self.at_once < 1 or (self.steps is not None and self.steps < 1):
@@ -72,7 +73,7 @@ class RenderSettings:
 
     @property
     def computing(self) -> Computing:
-        return Computing(self.device, self.precision, self.compat, self.preview_decoder, self.compile)
+        return Computing(self.device, self.precision, self.compat, self.preview_decoder, self.compile, self.attention)
 
 
 @dataclass(frozen=True)

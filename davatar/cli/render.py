@@ -67,6 +67,9 @@ Precision = Annotated[
 ]
 COMPILE = "Compile the denoiser: minutes before the first frame, less for each; needs a C++ compiler or Triton."
 Compile = Annotated[bool, _option(COMPILE, "--compile")]
+Attention = Annotated[
+    Literal["sdpa", "xformers"], _option("Of published avatars: torch's own, or the package xformers on a GPU.")
+]
 
 # What comes out.
 Pictures = Annotated[bool, _option("Keep every frame as PNG.", "--pictures")]
@@ -109,6 +112,7 @@ def command(
     device: Device = "cpu",
     precision: Precision = "auto",
     compile_: Compile = False,
+    attention: Attention = "sdpa",
     out: Out = None,
 ) -> None:
     """Render a video: held-out frames, a camera path around the head, or another's expressions.
@@ -139,7 +143,7 @@ def command(
     sampling = {"steps": steps, "sampler": sampler, "compat": compat, "batch": batch, "seed": seed}
     outputs = {"pictures": pictures, "conditions": conditions, "compare": compare}
     parts = {"checkpoint": checkpoint, "base": base, "preview_decoder": preview_decoder}
-    computing = {"device": device, "precision": precision, "compile": compile_}
+    computing = {"device": device, "precision": precision, "compile": compile_, "attention": attention}
     settings = RenderSettings(shot, **sampling, **outputs, **parts, **computing)
     told = expressions if sample is None else _drawn(sample, prior, seed or 0)
     found = render(chosen, settings, drive, out, data, told, console.progress())

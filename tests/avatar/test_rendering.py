@@ -349,6 +349,7 @@ def test_the_command_line_says_what_is_wrong(cli, run, tracked, tmp_path):
         ("--start", 7): (2, "frames 0 to 2"),
         ("--compare", "--camera", "orbit"): (2, "no photographs"),
         ("--compat",): (2, "published kind"),
+        ("--attention", "xformers"): (2, "published kind"),
         ("--preview-decoder", tmp_path): (2, "has no decoder to replace"),
         ("--batch", 0): (2, ""),
         ("--sample", 2, "--expressions", tmp_path / "wrong.csv"): (2, "choose one"),
