@@ -159,7 +159,9 @@ def sample(
     grid: Annotated[Path | None, typer.Option(help="picture of all heads (.png, .jpg); default: OUT/heads.png")] = None,
     video: Annotated[Path | None, typer.Option(help="also a video (.mp4) that walks from head to head")] = None,
     between: Annotated[int, typer.Option(min=2, help="video frames from one head to the next")] = 12,
-    video_resolution: Annotated[int, typer.Option(min=8, help="like --resolution, for the video")] = 64,
+    video_resolution: Annotated[
+        int, typer.Option(min=8, help="like --resolution, for the video; with less, lips and lids have holes")
+    ] = 128,
 ) -> None:
     """Draw heads: meshes, their codes, one picture of all of them, and a video if asked for."""
     from davatar.headmodel.head_model import HeadModel
