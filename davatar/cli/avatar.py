@@ -33,7 +33,7 @@ def train(
     steps: Annotated[int | None, typer.Option(help="Train for so many steps.", min=1)] = None,
     start: Annotated[str | None, typer.Option("--from", help=STARTS)] = None,
     base_model: Annotated[
-        str | None, typer.Option("--base", help="Frozen base of small and sd21: a folder or a cached name.")
+        str | None, typer.Option("--base", help="Frozen base of small and sd21: a folder, a file or a cached name.")
     ] = None,
     batch: Annotated[
         int | None, typer.Option(help="Frames at once and process; fewer need less memory.", min=1)

@@ -56,7 +56,7 @@ def command(
         Path | None, typer.Option(help="For archives: the raw recordings; default: nersemble in the data directory.")
     ] = None,
     base: Annotated[
-        str | None, typer.Option(help="Of the published kind: the frozen base model, a folder or its name.")
+        str | None, typer.Option(help="Of the published kind: the frozen base model, a folder, a file or its name.")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     precision: Annotated[

@@ -55,7 +55,7 @@ Compat = Annotated[bool, _option("The noise of the published script.", "--compat
 Seed = Annotated[int | None, _option("Of the noise that every frame starts from, and of --sample.")]
 Batch = Annotated[int | None, _option("Frames painted at once; fewer need less memory; default: 8.", min=1)]
 Checkpoint = Annotated[int | None, _option("Step of the checkpoint; default: the latest.")]
-Base = Annotated[str | None, _option("Frozen base of a published avatar: a folder, if not the one that it names.")]
+Base = Annotated[str | None, _option("Frozen base of a published avatar: a folder or file, if not what it names.")]
 PreviewDecoder = Annotated[
     Path | None,
     _option("Of published avatars: a small decoder (madebyollin/taesd) instead of the base's.", metavar="FOLDER"),
