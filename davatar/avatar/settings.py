@@ -40,7 +40,7 @@ class AvatarSettings:
     kind: Literal["tiny", "published"] = "tiny"
     start: str = "base"  # base = the shipped pre-trained start; scratch; or a weights file of the same kind
     budget: Budget = field(default_factory=Budget)
-    batch: int = 4  # frames that a process holds at once
+    batch: int = 2  # frames that a process holds at once
     accumulation: int = 1  # batches whose gradients are added up before the weights move
     seed: int = 181998
     clip: float = 1.0  # gradient norm

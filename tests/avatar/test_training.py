@@ -21,6 +21,7 @@ from davatar.core.errors import ConfigError, DataError, Interrupted, MissingErro
 from davatar.core.lock import exclusive
 from davatar.core.progress import silent
 from davatar.core.runs import Run
+from davatar.core.settings import resolve
 
 
 def train(folder, small, balls, progress=silent, **changes):
@@ -58,6 +59,10 @@ class Told:
 
     def task(self, label, total=None):
         return silent.task(label, total)
+
+
+def test_the_defaults_are_the_measured_preset():
+    assert resolve(AvatarSettings, "tiny", environ={}).value == AvatarSettings()
 
 
 def weights(run, file=WEIGHTS):
