@@ -23,6 +23,7 @@ from davatar.avatar.condition_pictures import beside_truth, condition_row
 from davatar.avatar.conditioning import HeadMaps
 from davatar.avatar.expressions import Expressions, read_expressions
 from davatar.avatar.frame_folder import FrameFolder
+from davatar.avatar.frame_rate import rate_of_folder
 from davatar.avatar.model import Avatar, open_avatar
 from davatar.avatar.precision import Precision
 from davatar.avatar.scenes import Scene, Shot, data_scene
@@ -123,7 +124,8 @@ def render(
     avatar, weights, computed = _opened(run, settings)
     painter = Painter.of(avatar, settings, computed)
     if data.is_ours:
-        scene = data_scene(data, avatar.resolution, avatar.told, settings.shot, track, told, settings.at_once)
+        rate = rate_of_folder(driver) if isinstance(driver, str | Path) else None
+        scene = data_scene(data, avatar.resolution, avatar.told, settings.shot, track, told, settings.at_once, rate)
     else:
         from davatar.avatar.archive_scenes import archive_scene
 

@@ -19,6 +19,7 @@ import numpy as np
 from davatar.avatar.camera_path import CameraPath, read_camera_path
 from davatar.avatar.conditioning import HeadMaps
 from davatar.avatar.expressions import Expressions
+from davatar.avatar.frame_rate import rate_of_track
 from davatar.avatar.frames import Frames, mesh_maps, reference_rotation
 from davatar.avatar.posing import Motion, borrowed_motion, expressed_motion, own_motion, posed_meshes
 from davatar.avatar.trajectories import around, move_x, orbit, shake
@@ -81,7 +82,7 @@ class Shot:
     start: int = 0  # first frame
     frames: int | None = None  # at most so many
     still: bool = False  # the head keeps the pose and expression of the first frame
-    fps: float | None = None  # None = 24
+    fps: float | None = None  # None = that of whoever moves, where it is known; else 24
 
     def __post_init__(self):
         if self.start < 0 or (self.frames is not None and self.frames < 1) or (self.fps is not None and self.fps <= 0):
@@ -110,10 +111,12 @@ def data_scene(
     driver: Track | None = None,
     expressions: Expressions | None = None,
     restart: int = 1,
+    driver_fps: float | None = None,
 ) -> Scene:
     """
     Args:
         driver: whose head motion and, unless `expressions` are given, expressions are shown; None = the person's own.
+        driver_fps: frames of `driver` per second, where they are known.
         restart: see `posed_meshes`.
 
     Raises:
@@ -123,14 +126,15 @@ def data_scene(
     """
     keys = sequence_keys(data, shot.sequence)
     camera, path = chosen_camera(shot.camera, data.config.serials, data.path)
-    fps = shot.fps or FPS
+    own = driver is None and expressions is None
+    fps = shot.fps or (_own_rate(data, keys) if own else driver_fps) or FPS
     hashed = [hash_path(data.path, "*.json"), resolution, told]
     moving = path is not None or camera in PATHS
-    if driver is None and expressions is None and not moving and not shot.still:
-        own = [key for key in keys if key.serial == camera]
-        own = own[slice(*frame_range(len(own), shot))]
-        frames = Frames(data, own, resolution, told)
-        return Scene(keys[0].sequence, camera, fps, len(own), frames.read, hash_value([*hashed, own]), True)
+    if own and not moving and not shot.still:
+        stored = [key for key in keys if key.serial == camera]
+        stored = stored[slice(*frame_range(len(stored), shot))]
+        frames = Frames(data, stored, resolution, told)
+        return Scene(keys[0].sequence, camera, fps, len(stored), frames.read, hash_value([*hashed, stored]), True)
     key = keys[0]._replace(serial=data.config.serials[0] if moving else camera)
     target = _track(data, key)
     motion = _motion(target, sorted({key.timestep for key in keys}), shot, fps, driver, expressions)
@@ -144,6 +148,15 @@ def data_scene(
     hashed += [hash_bytes(np.stack([view.K, view.world_to_camera[:3, :3]]).tobytes()) for view in cameras]
     hashed += [view.world_to_camera[:3, 3].tolist() for view in cameras]
     return Scene(key.sequence, camera + "_still" * shot.still, fps, len(motion), read, hash_value(hashed))
+
+
+def _own_rate(data: RenderingData, keys: Sequence[SampleKey]) -> float | None:
+    """Frames per second of a sequence; None where its track is absent or does not say."""
+    try:
+        track = _track(data, keys[0])
+    except MissingError:
+        return None
+    return rate_of_track(track, sorted({key.timestep for key in keys}))
 
 
 def frame_range(count: int, shot: Shot) -> tuple[int, int]:

@@ -36,7 +36,9 @@ Camera = Annotated[str | None, _option(CAMERA, metavar="NAME|FILE.json")]
 Sequence = Annotated[str | None, _option("Sequence of the data set; default: the first held-out one.")]
 Start = Annotated[int, _option("First frame.", min=0)]
 Frames = Annotated[int | None, _option("At most so many frames.", min=1)]
-Fps = Annotated[float | None, _option("Frames per second of the video; default: 24.", min=1)]
+Fps = Annotated[
+    float | None, _option("Frames per second of the video; default: the driver's where they are known, else 24.", min=1)
+]
 Distance = Annotated[float, _option("Of a camera path from the head, m.")]
 Shake = Annotated[float, _option("camera_shake, camera_moveX: to either side, m.")]
 MoveY = Annotated[float, _option("camera_shake: above the head's middle, m.")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import weakref
 from dataclasses import asdict, dataclass, field, replace
 
@@ -14,6 +15,7 @@ import torch
 import yaml
 
 from davatar.avatar import compiling, posing, scenes
+from davatar.avatar.frame_rate import rate_of_track
 from davatar.avatar.frames import Frames, sample_maps
 from davatar.avatar.model import new_avatar, open_avatar
 from davatar.avatar.posing import Motion, borrowed_motion, own_motion, posed_meshes
@@ -26,12 +28,13 @@ from davatar.core.errors import DataError, MissingError, ResourceError, UsageErr
 from davatar.core.files import write_json, write_text
 from davatar.core.lock import exclusive
 from davatar.core.runs import Run
+from davatar.dataset.layout import sequence_folder
 from davatar.dataset.rasterize import Recording, rasterize_tracks
 from davatar.dataset.rendering_data import RenderingData
 from davatar.dataset.settings import RasterSettings
 from davatar.geometry.camera import Camera
 from davatar.geometry.mesh import Mesh
-from davatar.headmodel.track import save_track
+from davatar.headmodel.track import load_track, save_track
 
 FRAMES = 3
 
@@ -104,6 +107,40 @@ def test_another_person_drives_the_avatar_from_any_camera(run, tracked, tmp_path
     assert found.video.name == f"laugh_drive-anna_{camera}_1-step.mp4"
     frames = frames_of(found.video)
     assert len(frames) == 2 and frames[0].min() < 200  # the head is in the picture
+
+
+def test_a_video_is_as_fast_as_whoever_moves(run, tracked, tmp_path):
+    def fps(driver=None, expressions=None, **shot):
+        shot = Shot(camera="orbit", frames=1, **shot)
+        return render(run, RenderSettings(shot), driver, tmp_path / "v.mp4", expressions=expressions).fps
+
+    save_track(tmp_path / "bob" / "track.npz", tracked(7))
+    assert fps(tmp_path / "bob") == 24  # not known
+    table = tmp_path / "bob" / "arkit.csv"
+    table.write_text("frame,time,jawOpen\n0,0.0,0\n3,0.1001,0\n6,0.2,0\n")
+    assert fps(tmp_path / "bob") == fps(tmp_path / "bob" / "track.npz") == fps(tmp_path / "bob", table) == 10
+    assert fps(tmp_path / "bob", fps=30.0) == 30
+    assert fps(expressions=table) == 24  # a table has a time for every key, and may be shown at any rate
+    table.write_text("frame,time\n0,now\n")
+    assert fps(tmp_path / "bob") == 24
+    assert fps() == 24
+
+
+def test_a_data_sets_rate_counts_the_frames_that_it_holds(tracked):
+    track = replace(tracked(0), settings={"geometry": "linear", "fps": 30})
+    assert rate_of_track(track, [0, 3, 6, 12]) == 10  # every third was rasterised, one is lost
+    assert rate_of_track(track, [4]) is None and rate_of_track(tracked(0), [0, 1]) is None
+
+
+def test_a_data_set_that_knows_its_rate_is_shown_at_it(run, data, tmp_path):
+    place = shutil.copytree(data.path, tmp_path / "v0.2-test")
+    folder = sequence_folder(place, 1, "laugh")
+    track = load_track(folder)
+    save_track(folder / "track.npz", replace(track, settings=track.settings | {"fps": 10.0}))
+    found = render(run, dataset=place, out=tmp_path / "v.mp4")
+    assert found.fps == 10
+    with av.open(str(found.video)) as container:
+        assert container.streams.video[0].average_rate == 10
 
 
 def test_rendering_twice_gives_the_same_video(run, tmp_path):
