@@ -59,6 +59,7 @@ class NeuralSettings:
     effective_points: int = 900  # as many independent measurements the points of a frame count for
     kernel: float = 3.0  # width of the robust kernel, in sigmas
     cut_mm: float = 8.0  # farther points do not count; also how far from the linear surface a used point may lie
+    hidden_mm: float = 6.0  # skin with no used point this near is hidden: energy reg_hidden holds it to the linear fit
     model_error_mm: float = 0.4  # what the head model itself misses, added to the depth error in quadrature
     prior_floor: float = 0.04  # as in the linear fit
     change: float = 0.35  # as in the linear fit

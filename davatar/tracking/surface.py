@@ -49,9 +49,17 @@ class FitSurface:
 
     def normals(self, vertices: np.ndarray) -> np.ndarray:
         """[K, 3] -> [K, 3] unit, area weighted; a vertex without triangles gets zeros."""
-        a, b, c = (vertices[self.triangles[:, k]] for k in range(3))
-        total = self._corners @ np.cross(b - a, c - a)
+        total = self._corners @ self._spans(vertices)
         return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
+
+    def areas(self, vertices: np.ndarray) -> np.ndarray:
+        """[K, 3] m -> [K] m^2: a third of the triangles about each vertex."""
+        return self._corners @ np.linalg.norm(self._spans(vertices), axis=1) / 6
+
+    def _spans(self, vertices: np.ndarray) -> np.ndarray:
+        """[F, 3]: normals of the triangles, twice their areas long."""
+        a, b, c = (vertices[self.triangles[:, k]] for k in range(3))
+        return np.cross(b - a, c - a)
 
 
 def _blend(directions: np.ndarray, amounts: np.ndarray) -> np.ndarray:

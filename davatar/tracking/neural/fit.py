@@ -115,7 +115,8 @@ class _Run:
     def __init__(self, recording, linear, starts, problem, results, progress, check):
         self.recording, self.linear, self.problem = recording, linear, problem
         self.results, self.progress, self.check = results, progress, check
-        self.source = EvidenceSource(recording, linear, starts, problem.settings.cut_mm)
+        settings = problem.settings
+        self.source = EvidenceSource(recording, linear, starts, settings.cut_mm, settings.hidden_mm)
 
     def _usable(self) -> list[int]:
         return [row for row, found in enumerate(self.linear.rows) if found.tracked]

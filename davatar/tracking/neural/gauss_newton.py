@@ -34,6 +34,7 @@ class Evidence:
     points: np.ndarray  # [N, 3] m, camera axes
     normals: np.ndarray  # [N, 3] unit, towards the camera
     trust: np.ndarray  # [N] 0..1
+    hidden: np.ndarray  # [53, 53] mm^2 per squared morphable weight: see `hidden`
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Figures:
     energies: dict[str, float]
 
 
-ENERGIES = {"surface", "expression", "sds_expr", "reg_expre_smo", "reg_start", "identity", "sds_shape"}
+ENERGIES = {"surface", "expression", "sds_expr", "reg_expre_smo", "reg_start", "reg_hidden", "identity", "sds_shape"}
 START_DEVIATION = np.array([0.005] * 3 + [0.0005] * 3)  # rad, m: how far a pose may leave the linear fit's
 START_CHANGE = 0.1  # the same for an expression coefficient
 
@@ -81,8 +82,8 @@ def linearise(
     trust = evidence.trust * same * (np.abs(field.residual) < settings.cut_mm)
     sigma = np.hypot(1000 * sigma_at(evidence.points), settings.model_error_mm)
     measured, robust = energies.surface(rows, field.residual, sigma, trust, width)
-    share = weights["surface"] * min(1.0, settings.effective_points / max(len(evidence.points), 1))
-    parts = {"surface": scaled(measured, share)}
+    share = min(1.0, settings.effective_points / max(len(evidence.points), 1))
+    parts = {"surface": scaled(measured, weights["surface"] * share)}
     if "expression" in weights and problem.gaussian is not None:
         offset = state.expression - problem.gaussian.mean
         precision = problem.gaussian.precision
@@ -99,6 +100,11 @@ def linearise(
     if "reg_start" in weights:
         near = _placed(_to_start(state, evidence.start), 0, len(measured.gradient))
         parts["reg_start"] = scaled(near, weights["reg_start"])
+    if "reg_hidden" in weights and space.morphable and len(sigma):
+        offset = state.expression - evidence.start.expression
+        missing = evidence.hidden * share / np.median(sigma) ** 2
+        unseen = Quadratic(float(offset @ missing @ offset), missing @ offset, missing)
+        parts["reg_hidden"] = scaled(_placed(unseen, POSE, len(measured.gradient)), weights["reg_hidden"])
     total = sum(list(parts.values())[1:], parts["surface"])
     total = _held(total, stage, size)
     weight = robust * trust
