@@ -77,6 +77,6 @@ def test_wrong_words_are_clear_errors(cli, recording, words, code, hint):
     assert (told.code, hint in told.err) == (code, True), told.err
 
 
-def test_a_missing_recording_is_a_data_error(cli, tmp_path):
+def test_a_recording_that_is_not_there_is_missing(cli, tmp_path):
     told = cli("track", tmp_path / "nobody")
-    assert told.code == 3 and "nobody" in told.err
+    assert told.code == 4 and "nobody" in told.err
