@@ -312,7 +312,8 @@ def _write_expression(out: Path, recording: Recording, timesteps: list[int]) -> 
             weights=track.morphable_expression[rows].astype(np.float32),
             head_to_world=np.array([track.head_to_world(row) for row in rows]).reshape(-1, 4, 4),
         )
-    told = dataclasses.replace(track, settings={**track.settings, "geometry": recording.geometry})
+    about = {**track.settings, "geometry": recording.geometry, "fps": recording.capture.fps}
+    told = dataclasses.replace(track, settings=about)
     save_track(sequence_folder(out, recording.participant, recording.sequence) / "track.npz", told)
 
 

@@ -11,9 +11,11 @@ from davatar.core.errors import DataError, Interrupted, UsageError
 from davatar.dataset import rasterize as module
 from davatar.dataset.framing import frame_head
 from davatar.dataset.geometry import CUT, cut_neck, linear_meshes
+from davatar.dataset.layout import sequence_folder
 from davatar.dataset.rasterize import RasterSettings, is_unfinished, rasterize_tracks
 from davatar.dataset.rendering_data import RenderingData
 from davatar.geometry.camera import Camera
+from davatar.headmodel.track import load_track
 from davatar.raster.embree import EmbreeRasterizer
 
 SMALL = RasterSettings(size=64)
@@ -69,6 +71,12 @@ def test_default_splits_are_those_of_the_settings(written):
         "hold-out-view": {("talk", "01")},
         "hold-out-sequence": {("laugh", "00"), ("laugh", "01")},
     }
+
+
+def test_a_sequence_knows_how_fast_it_was_filmed(written):
+    (talk, _), data = written
+    track = load_track(sequence_folder(data.path, 1, "talk") / "track.npz")
+    assert track.settings["fps"] == talk.capture.fps != 24
 
 
 def test_photograph_fits_the_geometry(written):
