@@ -46,7 +46,8 @@ def tensor_hash(tensors: dict[str, torch.Tensor]) -> str:
 
 
 def save_weights(path: str | Path, model: NPHM, maps: CodeMaps, settings: TrainingSettings) -> None:
-    """Write `model`, its code maps and the settings that made it, atomically."""
+    """Write `model`, its code maps and the settings that made it, atomically; a start's path says nothing elsewhere."""
+    told = asdict(settings)
     tensors = {}
     for name, value in model.state_dict().items():
         exact = name.startswith(_EXACT)
@@ -58,7 +59,7 @@ def save_weights(path: str | Path, model: NPHM, maps: CodeMaps, settings: Traini
     metadata = {
         "kind": KIND,
         "config": json.dumps(asdict(model.config)),
-        "training": json.dumps(asdict(settings)),
+        "training": json.dumps(told | ({"start": Path(told["start"]).name} if told.get("start") else {})),
         "licence": LICENCE,
         "training_data": TRAINING_DATA,
         "hash": tensor_hash(tensors),

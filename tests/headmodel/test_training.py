@@ -13,7 +13,7 @@ from davatar.core.settings import resolve
 from davatar.headmodel import training
 from davatar.headmodel.losses import pair_terms, wide_term
 from davatar.headmodel.training import StageSettings, TrainingSettings, train_nphm
-from davatar.headmodel.weights import load_weights
+from davatar.headmodel.weights import load_weights, save_weights
 
 
 def lines(folder):
@@ -137,3 +137,9 @@ def test_training_refuses_a_start_of_other_sizes(whole, tmp_path, tiny_settings)
     wider = replace(tiny_settings, start=str(whole), model=replace(tiny_settings.model, member_width=24))
     with pytest.raises(DataError, match="member_width 16 instead of 24"):
         train_nphm(wider, tmp_path)
+
+
+def test_weights_do_not_tell_the_paths_of_the_machine_that_made_them(whole, tmp_path, tiny_settings, maps):
+    settings = replace(tiny_settings, start=str(whole))
+    save_weights(tmp_path / "open.safetensors", load_weights(whole)[0], maps, settings)
+    assert json.loads(load_weights(tmp_path / "open.safetensors")[2]["training"])["start"] == "model.safetensors"
