@@ -35,6 +35,7 @@ SAME_POINTS = 12  # every 12th face vertex is followed through the neural surfac
 SCAN_POINTS = 2500
 SCAN_REACH = 0.010  # m
 LIPS = (62, 66)  # of the 68 landmarks
+AROUND = 0.012  # m: how far from where its codes have it a point of the neural surface may be
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ class _Scorer:
             here = linear[wanted] @ track.morphable_rotation[row].T + track.morphable_translation[row]
             rotation = track.morphable_rotation[row]
         else:
-            here, rotation = self.points.on(mesh, wanted), track.rotation[row]
+            here, rotation = self.points.on(mesh, row, wanted), track.rotation[row]
         true_rotation = to_world[:3, :3] @ self.truth.head_pose[int(track.frames[row])][:3, :3]
         return score_frame(
             mesh,
@@ -235,15 +236,20 @@ class _NeuralPoints:
         self.identity = torch.as_tensor(track.identity, dtype=self.model.dtype)
         self._canonical: dict[bytes, np.ndarray] = {}
 
-    def on(self, mesh: Mesh, vertices: np.ndarray) -> np.ndarray:
-        """[K] vertex indices -> [K, 3] points of the tracked mesh (its frame) nearest to them in canonical space.
+    def on(self, mesh: Mesh, row: int, vertices: np.ndarray) -> np.ndarray:
+        """[K] vertex indices -> [K, 3] points of the tracked mesh of a row (its frame) at the same canonical places.
 
         A search over the whole mesh: following a point through the deformation can end on the other lip.
         """
-        found = MeshDistance(mesh.canonical[:, :3], mesh.triangles).nearest(self._target(vertices))
-        corners = mesh.triangles[found.triangle]
-        share = barycentric(found.point, mesh.canonical[corners][..., :3])
-        return np.einsum("kc,kcd->kd", share, mesh.vertices[corners])
+        corners = mesh.vertices[mesh.triangles]
+        triangle, shares = same_places(
+            mesh.canonical[:, :3],
+            mesh.triangles,
+            self._target(vertices),
+            corners.mean(1),
+            self._expected(row, vertices),
+        )
+        return np.einsum("kc,kcd->kd", shares, corners[triangle])
 
     def _target(self, vertices: np.ndarray) -> np.ndarray:
         """Canonical points of the linear fit's face with lips and lids apart, [K, 3]."""
@@ -257,6 +263,40 @@ class _NeuralPoints:
             with torch.no_grad():
                 self._canonical[key] = model.to_canonical(x, self.identity, expression)[..., :3].double().numpy()
         return self._canonical[key]
+
+    def _expected(self, row: int, vertices: np.ndarray) -> np.ndarray:
+        """Where the row's own codes, read as morphable coefficients, have the vertices: [K, 3] world, m."""
+        expression = self.torch.as_tensor(self.track.expression[row], dtype=self.model.dtype)
+        told = (part.double().numpy() for part in self.model.coefficients(self.identity, expression))
+        return _moved(to_head_units(open_morphable().vertices(*told)[vertices]), self.track.head_to_world(row))
+
+
+def same_places(
+    canonical: np.ndarray, triangles: np.ndarray, points: np.ndarray, centers: np.ndarray, expected: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which places of a posed mesh are given canonical points.
+
+    The nearest in canonical space; but the inside of an open mouth can come as near to a lip's canonical point as the
+    lip itself, so a place far from where the point is expected gives way to the nearest one around there.
+
+    Args:
+        canonical: [V, 3] of the mesh, head-model units.
+        triangles: [F, 3].
+        points: [K, 3] canonical.
+        centers: [F, 3] of the posed triangles, m.
+        expected: [K, 3] roughly where the points lie, in the frame of `centers`, m.
+
+    Returns:
+        Triangle [K] and barycentric coordinates [K, 3] of each place.
+    """
+    found = MeshDistance(canonical, triangles).nearest(points)
+    triangle, place = found.triangle.copy(), found.point.copy()
+    for k in np.flatnonzero(np.linalg.norm(centers[triangle] - expected, axis=1) > AROUND):
+        near = np.flatnonzero(np.linalg.norm(centers - expected[k], axis=1) <= AROUND)
+        if len(near):
+            again = MeshDistance(canonical, triangles[near]).nearest(points[k : k + 1])
+            triangle[k], place[k] = near[again.triangle[0]], again.point[0]
+    return triangle, barycentric(place, canonical[triangles[triangle]])
 
 
 def _moved(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
