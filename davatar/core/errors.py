@@ -15,6 +15,7 @@ translated where they are caught, with `raise ... from`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -67,3 +68,9 @@ class ResourceError(DavatarError):
 
 class Interrupted(DavatarError):
     exit_code = 130
+
+
+def listed(names: Sequence[object], most: int = 8) -> str:
+    """Names for a message, the first `most` of them: "a, b and 12 more"."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more

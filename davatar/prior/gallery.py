@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from davatar.core.errors import UsageError
+from davatar.core.errors import UsageError, listed
 from davatar.core.files import write_bytes
 from davatar.core.progress import Progress, silent
 from davatar.geometry.gltf import write_glb
@@ -66,16 +66,16 @@ def write_heads(
 
     Raises:
         UsageError: `grid` is no picture file, or the folder holds files of these names that no earlier run made;
-            those of an earlier run are replaced.
+            those that an earlier run made are removed first.
     """
     check_files(grid, None)
     folder = Path(folder)
     writes = {mesh_name(k, format) for k in range(len(codes)) for format in formats}
-    if grid is None:
-        writes.add(SHEET)
     grid = folder / SHEET if grid is None else Path(grid)
+    if grid.resolve().parent == folder.resolve():
+        writes.add(grid.name)
     if replaced := start_folder(folder, codes, head.hash, writes):
-        progress.info(f"{folder}: replaced {len(replaced)} files of an earlier run ({replaced[0]} to {replaced[-1]})")
+        progress.info(f"{folder}: removed what an earlier run wrote there: {listed(replaced, 3)}")
     pictures = []
     for k, mesh in enumerate(meshes(head, codes, resolution, progress)):
         for format, write in (("ply", write_ply), ("glb", write_glb)):

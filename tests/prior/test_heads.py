@@ -91,7 +91,22 @@ def test_a_used_folder_keeps_nothing_of_the_earlier_run_and_all_of_others(tmp_pa
     write_heads(tmp_path, head, fewer, 16, EmbreeRasterizer(), listener, **options)
     assert {p.name for p in tmp_path.iterdir()} == {"00000.glb", "00001.glb", "codes.npz", *others}
     assert all((tmp_path / name).read_text() == "mine" for name in others)
-    assert listener.told == [f"{tmp_path}: replaced 8 files of an earlier run (00000.glb to heads.png)"]
+    told = "removed what an earlier run wrote there: 00000.glb, 00000.ply, 00001.glb and 5 more"
+    assert listener.told == [f"{tmp_path}: {told}"]
+
+
+@pytest.mark.parametrize("picture", ["elsewhere", "inside"])
+def test_a_used_folder_keeps_files_whose_names_an_earlier_run_could_have_given_but_did_not(tmp_path, picture):
+    out, codes = tmp_path / "out", sample_codes(Balls(), _prior("identity", 5), None, n=1, steps=4)
+    parts = Balls(), codes, 16, EmbreeRasterizer()
+    grid = {"elsewhere": tmp_path, "inside": out}[picture] / "g.png"
+    write_heads(out, *parts, formats=(), grid=grid, picture_size=32)
+    for name in ("00000.ply", "heads.png"):
+        (out / name).write_text("mine")
+    write_heads(out, *parts, formats=(), grid=tmp_path / "h.png", picture_size=32)
+    assert {p.name for p in out.iterdir()} == {"00000.ply", "heads.png", "codes.npz"}
+    with pytest.raises(UsageError, match=r"holds 00000.ply, heads.png, which no earlier sampling made"):
+        write_heads(out, *parts, formats=("ply",), picture_size=32)
 
 
 @pytest.mark.parametrize("name", ["00002.ply", "heads.png", "codes.npz"])
