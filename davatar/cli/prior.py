@@ -120,8 +120,17 @@ def _show_plan(kind: TrainKind, settings: Any) -> None:
 
         figures = plan(settings)
     elif kind == "nphm":
+        from davatar.headmodel.head_model import find_head_model
+
         stages = {stage: getattr(settings, stage).steps for stage in ("identity", "deformation", "joint")}
-        figures = {"kind": kind, "steps": stages, "heads_per_batch": settings.heads, "heads_in_memory": settings.pool}
+        start = settings.start and find_head_model(settings.start)
+        figures = {
+            "kind": kind,
+            "start": start or "random weights",
+            "steps": stages,
+            "heads_per_batch": settings.heads,
+            "heads_in_memory": settings.pool,
+        }
     else:
         from davatar.prior.training import plan
 
@@ -192,11 +201,9 @@ def sample(
 
 def _head_model(name: str) -> str | Path:
     """ "open", a file, a published folder, or the run that trained one."""
-    from davatar.headmodel.published_checkpoint import is_published
+    from davatar.headmodel.head_model import find_head_model
 
-    if name == "open" or Path(name).is_file() or is_published(name):
-        return name
-    return runs.resolve_run(name).folder / "model.safetensors"
+    return find_head_model(name)
 
 
 @app.command("import")

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from davatar.core.errors import ConfigError, DataError
+from davatar.core.runs import resolve_run
 from davatar.geometry.mesh import Mesh
 from davatar.geometry.surface import extract_surface
 from davatar.geometry.surface_sequence import SurfaceSequence
@@ -32,6 +33,17 @@ from davatar.headmodel.weights import load_weights, published_tensors, tensor_ha
 GRID = np.array([[-0.55, -0.5, -0.95], [0.55, 0.75, 0.4]])
 """[2, 3] head-model units: the box in which surfaces are extracted (spec dphm 2)."""
 PIECE = {"cpu": 4096, "cuda": 131072}  # points per pass through the network: a processor's cache, a GPU's width
+
+
+def find_head_model(name: str | Path) -> str | Path:
+    """What `HeadModel.from_pretrained` takes, for a name that may be that of a run which trained one.
+
+    Raises:
+        MissingError: no file and no run is called so.
+    """
+    if str(name) == "open" or Path(name).is_file() or is_published(name):
+        return name
+    return resolve_run(name).folder / "model.safetensors"
 
 
 class HeadModel:

@@ -12,9 +12,7 @@ from torch import Tensor
 from davatar.headmodel.ict_codes import CodeMaps
 from davatar.headmodel.ict_samples import HeadSamples, by_motion, sample_expressions, sample_heads, sample_identities
 from davatar.headmodel.ict_surface import MM
-from davatar.headmodel.open_settings import STAGES, Stage, StageSettings, TrainingSettings
-
-GROUP = 8  # heads drawn from one generator; also how many enter the pool at once
+from davatar.headmodel.open_settings import GROUP, STAGES, Stage, StageSettings, TrainingSettings
 
 
 class HeadPool:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from davatar.core.errors import ConfigError
 from davatar.headmodel.nphm import NPHMConfig
 
 Stage = Literal["identity", "deformation", "joint"]
+GROUP = 8  # heads drawn from one generator; also how many enter the pool at once
 STAGES: tuple[Stage, ...] = ("identity", "deformation", "joint")
 
 
@@ -26,7 +28,7 @@ class StageSettings:
 class TrainingSettings:
     """What made a head model. A stage of 0 steps is left out."""
 
-    start: str | None = None  # a head-model file of these sizes that training goes on from; None = untrained
+    start: str | None = None  # a head model of these sizes that training goes on from: open, a run or a file
     model: NPHMConfig = field(
         default_factory=lambda: NPHMConfig(
             member_cut=0.01,
@@ -52,3 +54,12 @@ class TrainingSettings:
     seed: int = 1
     checkpoint_steps: int = 1000
     log_steps: int = 50
+
+    def __post_init__(self):
+        if self.pool < GROUP:
+            raise ConfigError(f"pool is {self.pool}, expected at least {GROUP} heads")
+        if self.start is None and self.identity.steps == 0:
+            raise ConfigError(
+                "identity.steps is 0 and there is no start",
+                mend="give --set start=RUN, or open, or a file",
+            )

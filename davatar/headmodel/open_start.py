@@ -9,28 +9,29 @@ import torch
 from torch import Tensor
 
 from davatar.core.errors import DataError
+from davatar.headmodel.head_model import HeadModel, find_head_model
 from davatar.headmodel.ict_codes import CodeMaps
 from davatar.headmodel.nphm import NPHM, NPHMConfig
 from davatar.headmodel.open_settings import TrainingSettings
-from davatar.headmodel.weights import load_weights
 
 
 def first_model(settings: TrainingSettings, maps: CodeMaps) -> NPHM:
-    """The network that training begins with: that of the file `settings.start`, or an untrained one.
+    """The network that training begins with: that of `settings.start`, or an untrained one.
 
     Raises:
-        MissingError: no such file. DataError: it is no head model, or of other sizes or codes than the settings'.
+        MissingError: no such file or run. DataError: no head model, or one of other sizes or codes.
     """
     if settings.start is None:
         return new_model(settings, maps)
-    model, theirs, _ = load_weights(settings.start)
+    head = HeadModel.from_pretrained(find_head_model(settings.start))
+    model = head.network
     if model.config != settings.model:
         ours = asdict(settings.model)
         other = ", ".join(f"{k} {v} instead of {ours[k]}" for k, v in asdict(model.config).items() if v != ours[k])
         raise DataError(
             f"a head model of other sizes: {other}", file=settings.start, mend="set model.* to the sizes of that file"
         )
-    if theirs is None:
+    if head.maps is None:
         raise DataError(
             "a head model whose codes are not the morphable model's",
             file=settings.start,

@@ -32,7 +32,7 @@ from davatar.headmodel.ict_codes import CodeMaps, open_code_maps
 from davatar.headmodel.losses import stage_loss
 from davatar.headmodel.nphm import NPHM
 from davatar.headmodel.open_settings import STAGES, Stage, StageSettings, TrainingSettings
-from davatar.headmodel.open_start import first_model
+from davatar.headmodel.open_start import first_model, new_model
 from davatar.headmodel.weights import save_weights
 
 if TYPE_CHECKING:
@@ -175,7 +175,8 @@ def train_nphm(
         Path of model.safetensors, which `HeadModel.from_pretrained` reads.
 
     Raises:
-        DataError: the folder was made with other settings, or its state is damaged.
+        DataError: the folder was made with other settings, its state is damaged, or `start` is of other sizes.
+        MissingError: there is no such `start`.
         Interrupted: a signal arrived; the same call goes on.
     """
     from davatar.headmodel.published_training import PublishedSettings, train_published
@@ -186,8 +187,10 @@ def train_nphm(
     folder.mkdir(parents=True, exist_ok=True)
     _settings_match(folder, settings)
     maps = open_code_maps()
-    model, state, path = first_model(settings, maps), None, folder / STATE
-    if path.exists():
+    path = folder / STATE
+    resumes = path.exists()  # then `start` has done its part, and may be gone
+    model, state = (new_model if resumes else first_model)(settings, maps), None
+    if resumes:
         try:
             state = torch.load(path, weights_only=True)
             model.load_state_dict(state["model"])

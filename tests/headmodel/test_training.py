@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from davatar.core.errors import DataError, Interrupted
+from davatar.core.errors import ConfigError, DataError, Interrupted, MissingError
 from davatar.core.settings import resolve
 from davatar.headmodel import training
 from davatar.headmodel.losses import pair_terms, wide_term
@@ -143,3 +143,23 @@ def test_weights_do_not_tell_the_paths_of_the_machine_that_made_them(whole, tmp_
     settings = replace(tiny_settings, start=str(whole))
     save_weights(tmp_path / "open.safetensors", load_weights(whole)[0], maps, settings)
     assert json.loads(load_weights(tmp_path / "open.safetensors")[2]["training"])["start"] == "model.safetensors"
+
+
+def test_a_resumed_training_does_not_need_its_start(whole, tmp_path, tiny_settings):
+    start = tmp_path / "start.safetensors"
+    start.write_bytes(whole.read_bytes())
+    idle = replace(tiny_settings.identity, steps=0)
+    settings = replace(tiny_settings, start=str(start), identity=idle, deformation=idle, checkpoint_steps=4)
+    with pytest.raises(Interrupted):
+        train_nphm(settings, tmp_path / "run", _StopAfter(1))
+    start.unlink()
+    assert load_weights(train_nphm(settings, tmp_path / "run"))[0].config == settings.model
+    with pytest.raises(MissingError):
+        train_nphm(settings, tmp_path / "another")
+
+
+def test_settings_that_cannot_train_are_refused(tiny_settings):
+    with pytest.raises(ConfigError, match="pool is 4"):
+        replace(tiny_settings, pool=4)
+    with pytest.raises(ConfigError, match="no start"):
+        replace(tiny_settings, identity=replace(tiny_settings.identity, steps=0))
