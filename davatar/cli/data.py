@@ -182,8 +182,10 @@ def record(
 ) -> None:
     """Film a synthetic person with a simulated depth and colour camera; an interrupted recording goes on."""
     from davatar.capture.synthetic.performances import RecordSettings, record_performances
+    from davatar.core.files import check_output_folder
     from davatar.headmodel.morphable import open_morphable
 
+    check_output_folder(out)
     settings = RecordSettings(
         subject=subject,
         sequences=sequences,

@@ -179,7 +179,7 @@ def sample(
     from davatar.prior.heads import sample_codes
     from davatar.raster.embree import EmbreeRasterizer
 
-    check_files(grid, video)
+    check_files(grid, video, out)
     head = HeadModel.from_pretrained(_head_model(head_model))
     who = None if identity == "mean" else CodePrior.from_pretrained(identity)
     if expression is None and not (who is not None and who.kind == "joint"):
@@ -228,10 +228,12 @@ def import_(
     ] = None,
 ) -> None:
     """Turn a published head model or prior into one self-contained file of ours. Nothing stored in it is executed."""
+    from davatar.core.files import check_output_file
     from davatar.headmodel.published_checkpoint import is_published
     from davatar.prior.checkpoint import write_prior
     from davatar.prior.published import load_published, stored_as
 
+    check_output_file(out)
     if is_published(source):
         if weights != "model" or kind or head_model or bounds:
             mend = "leave --weights, --kind, --head-model and --bounds away"
@@ -350,16 +352,17 @@ def evaluate(
     repeat training values) and prints the figures behind them.
     """
     from davatar.cli.prior_figures import show_claims, show_figures
+    from davatar.core.files import check_output_file, write_json
     from davatar.prior.evidence import OPEN, gather_evidence
 
+    if out is not None:
+        check_output_file(out)
     model = _surface_model(surfaces, head_model)
     found = gather_evidence(names or OPEN, n, steps, seed, surfaces, model, console.progress())
     for name, figures in found["priors"].items():
         show_figures(name, figures)
     show_claims(found["claims"])
     if out is not None:
-        from davatar.core.files import write_json
-
         write_json(out, found)
     failed = [f"{claim['prior']} {claim['says']}" for claim in found["claims"] if not claim["holds"]]
     console.result(found)
@@ -368,8 +371,11 @@ def evaluate(
 
 
 def _show_head_model(name: str, evaluate: bool, sheet: Path | None, **asked: Any) -> None:
+    from davatar.core.files import check_output_file
     from davatar.headmodel.head_model import HeadModel
 
+    if sheet is not None:
+        check_output_file(sheet)
     model = HeadModel.from_pretrained(_head_model(name))
     document = {"kind": "head model", **model.describe()}
     console.table(["", name], [[key.replace("_", " "), str(value)] for key, value in document.items()])

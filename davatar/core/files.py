@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from davatar.core.errors import DataError, ResourceError
+from davatar.core.errors import DataError, ResourceError, UsageError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _HOST = re.sub(r"\W", "-", platform.node())
@@ -37,6 +37,28 @@ def disk_errors(path: str | Path) -> Iterator[None]:
         if error.errno in _FULL:
             raise ResourceError("the disk is full", file=path, mend="free space and run the command again") from error
         raise
+
+
+def check_output_file(path: str | Path) -> None:
+    """
+    Raises:
+        UsageError: no file can be written at `path`: it is a folder, or a file stands where its folder would be.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UsageError("is a folder, but a file is to be written", file=path, mend="name a file, e.g. one in it")
+    check_output_folder(path.parent)
+
+
+def check_output_folder(path: str | Path) -> None:
+    """
+    Raises:
+        UsageError: `path` cannot be a folder: it, or something above it, is a file.
+    """
+    path = Path(path)
+    there = next(above for above in (path, *path.absolute().parents) if above.exists())
+    if not there.is_dir():
+        raise UsageError("is a file, but a folder is needed there", file=there, mend="name another output folder")
 
 
 def _prefix(path: Path) -> str:

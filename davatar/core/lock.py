@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from davatar.core.errors import UsageError
-from davatar.core.files import remove_leftovers
+from davatar.core.files import check_output_folder, remove_leftovers
 
 FILE = ".lock"
 
@@ -37,9 +37,10 @@ def exclusive(folder: str | Path) -> Iterator[Path]:
     """Hold `folder` (made if absent) for writing while the block runs.
 
     Raises:
-        UsageError: another process holds it.
+        UsageError: another process holds it, or a file stands there.
     """
     folder = Path(folder)
+    check_output_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder / FILE, os.O_RDWR | os.O_CREAT, 0o666)
     try:

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from davatar.core.errors import UsageError, listed
-from davatar.core.files import write_bytes
+from davatar.core.files import check_output_file, check_output_folder, write_bytes
 from davatar.core.progress import Progress, silent
 from davatar.geometry.gltf import write_glb
 from davatar.geometry.mesh import Mesh, write_ply
@@ -34,15 +34,20 @@ class Video(Protocol):
 VideoWriter = Callable[[Path, float], AbstractContextManager[Video]]  # (file, frames per second)
 
 
-def check_files(grid: str | Path | None, video: str | Path | None) -> None:
+def check_files(grid: str | Path | None, video: str | Path | None, folder: str | Path | None = None) -> None:
     """
     Raises:
-        UsageError: a name that is no picture or video file.
+        UsageError: a name that is no picture or video file; a folder where a file is to be written, or the reverse.
     """
     if grid is not None and Path(grid).suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise UsageError("is no picture file", file=grid, mend="end its name in .png or .jpg")
     if video is not None and Path(video).suffix.lower() != ".mp4":
         raise UsageError("is no video file", file=video, mend="end its name in .mp4")
+    for file in (grid, video):
+        if file is not None:
+            check_output_file(file)
+    if folder is not None:
+        check_output_folder(folder)
 
 
 def write_heads(
@@ -65,10 +70,10 @@ def write_heads(
         "codes", "picture" and "meshes" (the folder) -> path.
 
     Raises:
-        UsageError: `grid` is no picture file, or the folder holds files of these names that no earlier run made;
-            those that an earlier run made are removed first.
+        UsageError: `grid` is no picture file, `folder` a file, or it holds files of these names that no earlier run
+            made; those that one made are removed first.
     """
-    check_files(grid, None)
+    check_files(grid, None, folder)
     folder = Path(folder)
     writes = {mesh_name(k, format) for k in range(len(codes)) for format in formats}
     grid = folder / SHEET if grid is None else Path(grid)
@@ -103,7 +108,7 @@ def write_walk(
         codes: a walk (`heads.sample_codes`, `between` above 1), one frame each.
 
     Raises:
-        UsageError: `path` is no .mp4.
+        UsageError: `path` is no .mp4, or a folder.
     """
     check_files(None, path)
     path = Path(path)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from davatar.core import files
-from davatar.core.errors import DataError, ResourceError
+from davatar.core.errors import DataError, ResourceError, UsageError
 
 
 @pytest.fixture
@@ -87,6 +87,19 @@ def test_json_that_is_missing_or_broken_is_named(tmp_path):
             files.read_json(path)
     path.write_bytes(b'\xef\xbb\xbf{"fps": 30}')  # some editors put a mark in front
     assert files.read_json(path) == {"fps": 30}
+
+
+def test_an_output_of_the_wrong_kind_is_refused_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    for good in (tmp_path / "new", tmp_path / "new" / "deeper", tmp_path):
+        files.check_output_folder(good)
+    for good in (tmp_path / "file", tmp_path / "new" / "x.json"):
+        files.check_output_file(good)
+    with pytest.raises(UsageError, match=f"{tmp_path}: is a folder"):
+        files.check_output_file(tmp_path)
+    for bad in (tmp_path / "file", tmp_path / "file" / "deeper" / "still"):
+        with pytest.raises(UsageError, match=f"{tmp_path}/file: is a file"):
+            files.check_output_folder(bad)
 
 
 @given(cut=st.integers(0, 40))

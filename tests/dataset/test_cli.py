@@ -53,6 +53,7 @@ def test_inspect_names_what_is_wrong(cli, recording_on_disk):
     [
         (["inspect", "nowhere"], 4, "nowhere: is missing (give"),
         (["rasterize", "nowhere"], 3, "nowhere"),
+        (["record", __file__], 2, "test_cli.py: is a file"),
         (["fetch", "999"], 2, "no participant '999'"),
         (["fetch", "18", "--offline", "--what", "model"], 4, "DA-1-ID-18.zip as "),
     ],

@@ -69,6 +69,7 @@ def test_dry_run_writes_nothing(cli, recording):
         (["--frames", "a:b"], 2, "first:end:step"),
         (["--set", "linear.pionts=3"], 2, "linear.points"),
         (["--preset", "opne"], 2, "open"),
+        (["--stage", "linear", "--out", __file__], 2, "test_command.py: is a file"),
         (["--head-model", "nowhere.safetensors"], 4, "nowhere.safetensors"),
     ],
 )
