@@ -17,6 +17,7 @@ from huggingface_hub.errors import HFValidationError
 
 from davatar.avatar.base_file import encode_empty, load_networks, prediction_of
 from davatar.avatar.weights import read_weights, save_weights
+from davatar.avatar.whole_network import first_line, load_whole
 from davatar.core import paths
 from davatar.core.content import hash_bytes
 from davatar.core.errors import DataError, MissingError, ResourceError
@@ -49,14 +50,15 @@ def load_base(name: str, revision: str | None = None) -> FrozenBase:
 
     Raises:
         MissingError: it is not there, or `transformers` (extra `sd`) is not installed; says what to place where.
-        DataError: a part of it cannot be read.
+        DataError: a part of it cannot be read, or lacks tensors of the network that its config describes.
     """
     place = find_base(name, revision)
     if Path(place).is_file():
         (unet, vae), prediction, betas = load_networks(Path(place)), prediction_of(Path(place)), BETAS
     else:
         prediction, betas = _noise(Path(place))
-        unet, vae = _networks(place)
+        unet = load_whole(UNet2DConditionModel, Path(place) / "unet", "U-Net", _layout())
+        vae = load_whole(AutoencoderKL, Path(place) / "vae", "VAE", _layout())
     text = empty_prompt(place)
     if text.shape[-1] != unet.config.cross_attention_dim:
         raise DataError(
@@ -66,15 +68,6 @@ def load_base(name: str, revision: str | None = None) -> FrozenBase:
             mend="take all parts from one base",
         )
     return FrozenBase(unet.requires_grad_(False), vae.requires_grad_(False).eval(), text, place, prediction, betas)
-
-
-def _networks(place: str) -> tuple[UNet2DConditionModel, AutoencoderKL]:
-    try:
-        unet = UNet2DConditionModel.from_pretrained(place, subfolder="unet", local_files_only=True)
-        vae = AutoencoderKL.from_pretrained(place, subfolder="vae", local_files_only=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise DataError(f"is not a readable base: {_first_line(error)}", file=place, mend=_layout()) from error
-    return unet, vae
 
 
 def find_base(name: str, revision: str | None = None) -> str:
@@ -205,7 +198,7 @@ def _text_part(place: str | Path, part: str):
     try:
         found = reader.from_pretrained(place, subfolder=part, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise DataError(f"is not a readable base: {_first_line(error)}", file=place, mend=_layout()) from error
+        raise DataError(f"is not a readable base: {first_line(error)}", file=place, mend=_layout()) from error
     return found if part == "tokenizer" else found.float().eval()
 
 
@@ -219,7 +212,3 @@ def _where(name: str) -> str:
         f"place it{mirror} at {paths.models_dir() / Path(name).name}, with {', '.join(part + '/' for part in PARTS)} "
         "and scheduler/ in diffusers layout, or name its folder, or its single file, with --base"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

@@ -11,22 +11,29 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderTiny
 
+from davatar.avatar.whole_network import WEIGHTS, load_whole
 from davatar.core.errors import DataError, MissingError
 from davatar.core.files import read_json
 
-CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
+CONFIG = "config.json"
 PLACE = f"copy {CONFIG} and {WEIGHTS} of madebyollin/taesd there"
 
 
 def load_preview_decoder(folder: Path, channels: int, factor: int) -> AutoencoderTiny:
-    """
+    """Read the small decoder of a folder.
+
     Args:
         channels: of the latents.
         factor: picture pixels per latent pixel.
 
+    Returns:
+        The decoder, float32 on the CPU and never trained: latents [B, channels, h, w] -> pictures
+        [B, 3, factor * h, factor * w], -1..1.
+
     Raises:
         MissingError: a file is not there; says what to place where.
-        DataError: it is not readable, no small decoder, or one for other latents.
+        DataError: it is not readable, no small decoder, one for other latents, or its tensors are not those of the
+            decoder that its config describes.
     """
     folder = Path(folder).expanduser()
     for name in (CONFIG, WEIGHTS):
@@ -36,11 +43,7 @@ def load_preview_decoder(folder: Path, channels: int, factor: int) -> Autoencode
     kind = config.get("_class_name") if isinstance(config, dict) else None
     if kind != "AutoencoderTiny":
         raise DataError(f"describes {kind or 'nothing'}, expected AutoencoderTiny", file=folder / CONFIG, mend=PLACE)
-    try:
-        decoder = AutoencoderTiny.from_pretrained(folder, use_safetensors=True, local_files_only=True)
-    except (OSError, ValueError, RuntimeError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DataError(f"is not a readable small decoder: {reason}", file=folder, mend=PLACE) from error
+    decoder = load_whole(AutoencoderTiny, folder, "small decoder", PLACE, use_safetensors=True)
     sizes = decoder.config
     enlarges = sizes.upsampling_scaling_factor ** (len(sizes.num_decoder_blocks) - 1)
     if (sizes.latent_channels, enlarges) != (channels, factor):

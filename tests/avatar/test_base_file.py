@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from davatar.avatar import base_file, frozen_base
 from davatar.avatar.base_file import SHAPES, load_networks, prediction_of
@@ -214,3 +214,14 @@ def test_the_shipped_sizes_are_those_of_the_full_networks():
     with torch.device("meta"):
         text = transformers.CLIPTextModel(transformers.CLIPTextConfig(**sizes))
     assert sum(p.numel() for p in text.parameters()) == 340_387_840
+
+
+@pytest.mark.parametrize("part", ["unet", "vae"])
+def test_a_folder_whose_networks_lack_tensors_is_refused(networks, tmp_path, part):
+    for name, network in zip(("unet", "vae"), networks, strict=False):
+        network.save_pretrained(tmp_path / name)
+    file = tmp_path / part / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    save_file({name: tensors[name] for name in sorted(tensors)[1::2]}, file)
+    with pytest.raises(DataError, match=rf"{part}/diffusion_pytorch_model.safetensors: .* is missing .give a folder"):
+        load_base(str(tmp_path))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderTiny
+from safetensors.torch import load_file, save_file
 
 from davatar.avatar.computing import Computing
 from davatar.avatar.precision import for_painting
@@ -107,3 +108,19 @@ def test_what_is_wrong_with_a_small_decoder_is_said(avatar, tmp_path):
     with pytest.raises(DataError, match="describes AutoencoderKL, expected AutoencoderTiny"):
         Computing(preview_decoder=tmp_path / "taef1").prepare(avatar)
     assert avatar.preview_decoder is None
+
+
+def test_a_small_decoder_has_the_tensors_of_its_config_and_no_others(avatar, tmp_path):
+    small_decoder(tmp_path)
+    file = tmp_path / "diffusion_pytorch_model.safetensors"
+    whole = load_file(file)
+    name = "decoder.layers.0.weight"
+    wrong = {
+        f"{name} is missing": {k: v for k, v in whole.items() if k != name},
+        "it has no place for extra": whole | {"extra": torch.ones(1)},
+        rf"{name} is \(3,\), expected \(4, 4, 3, 3\)": whole | {name: torch.ones(3)},
+    }
+    for message, tensors in wrong.items():
+        save_file(tensors, file)
+        with pytest.raises(DataError, match=rf"model.safetensors: does not hold the small decoder .*{message}"):
+            Computing(preview_decoder=tmp_path).prepare(avatar)
