@@ -12,17 +12,18 @@ from __future__ import annotations
 
 import pickle
 import re
-import zipfile
 from importlib.resources import files
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from accelerate import init_empty_weights
-from diffusers import AutoencoderKL, ModelMixin, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.loaders.single_file_utils import SingleFileComponentError
 from safetensors import SafetensorError, safe_open
 
+from davatar.avatar.torch_file import UNREADABLE, read_torch, trouble
 from davatar.avatar.weights import check_fit
+from davatar.avatar.whole_network import Network, first_line, missing_tensor, quiet
 from davatar.core.errors import DataError, MissingError
 from davatar.core.files import read_json
 from davatar.core.progress import log
@@ -44,8 +45,6 @@ TEXT_NAMES = {  # the authors' -> transformers'
     "mlp.c_proj": "mlp.fc2",
     "attn": "self_attn",
 }
-
-Network = TypeVar("Network", bound=ModelMixin)
 
 
 def load_networks(file: Path) -> tuple[UNet2DConditionModel, AutoencoderKL]:
@@ -89,26 +88,30 @@ def _read_safetensors(file: Path, prefix: str) -> dict[str, torch.Tensor]:
 
 def _read_pickle(file: Path, prefix: str) -> dict[str, torch.Tensor]:
     try:
-        stored = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        stored = read_torch(file)
     except pickle.UnpicklingError as error:
         raise DataError(
             "cannot be read without executing what is in it", file=file, mend="take its .safetensors twin"
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise DataError(f"is not readable: {_first_line(error)}", file=file, mend="copy it again") from error
+    except UNREADABLE as error:
+        raise DataError(f"is not readable: {trouble(file, error)}", file=file, mend="copy it again") from error
     stored = stored.get("state_dict", stored) if isinstance(stored, dict) else {}
-    return {name: value for name, value in stored.items() if name.startswith(prefix) and torch.is_tensor(value)}
+    named = stored.items() if isinstance(stored, dict) else ()
+    return {name: value for name, value in named if str(name).startswith(prefix) and torch.is_tensor(value)}
 
 
 def _network(kind: type[Network], part: str, tensors: dict[str, torch.Tensor], file: Path) -> Network:
     try:
-        network = kind.from_single_file(tensors, config=str(SHAPES), subfolder=part, local_files_only=True)
+        with quiet():
+            network = kind.from_single_file(tensors, config=str(SHAPES), subfolder=part, local_files_only=True)
+    except SingleFileComponentError as error:
+        raise _another_model(part, f"none of its tensors is known, e.g. {min(tensors)}", file) from error
     except NotImplementedError as error:  # what has no numbers yet cannot be moved
         raise _another_model(part, "tensors are missing", file) from error
     except (OSError, ValueError, RuntimeError, LookupError, AttributeError, TypeError) as error:
-        raise _another_model(part, _first_line(error), file) from error
-    if absent := [name for name, parameter in network.named_parameters() if parameter.is_meta]:
-        raise _another_model(part, f"{absent[0]} is missing", file)
+        raise _another_model(part, first_line(error), file) from error
+    if missing := missing_tensor(network):
+        raise _another_model(part, f"{missing} is missing", file)
     return network
 
 
@@ -159,7 +162,3 @@ def text_tensors(stored: dict[str, torch.Tensor], layers: int) -> dict[str, torc
         for part, rows in zip("qkv", value.chunk(3), strict=True):
             found[f"{joined[1]}.{part}_proj.{joined[2]}"] = rows.contiguous()
     return found
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import pickle
 import re
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import torch
 from davatar.avatar.published import PublishedAvatar
 from davatar.avatar.published_configs import ArchiveConfig, read_archive_config
 from davatar.avatar.published_settings import PublishedSettings, PublishedTraining
+from davatar.avatar.torch_file import UNREADABLE, read_torch, trouble
 from davatar.core.errors import DataError, MissingError
 from davatar.core.progress import Progress, silent
 
@@ -152,10 +152,11 @@ def read_checkpoint(file: Path) -> dict[str, torch.Tensor]:
         DataError: truncated, not a checkpoint, or something else than tensors is in it.
     """
     try:
-        found = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DataError(f"is not a readable checkpoint: {reason}", file=file, mend="fetch it again") from error
+        found = read_torch(file)
+    except (*UNREADABLE, pickle.UnpicklingError) as error:
+        raise DataError(
+            f"is not a readable checkpoint: {trouble(file, error)}", file=file, mend="fetch it again"
+        ) from error
     strange = [name for name, x in found.items() if not isinstance(x, torch.Tensor)] if isinstance(found, dict) else []
     if strange or not isinstance(found, dict):
         what = f"{strange[0]} is no tensor" if strange else f"is a {type(found).__name__}, expected a mapping"

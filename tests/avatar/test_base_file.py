@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 from pathlib import Path
 
@@ -179,6 +180,16 @@ def test_what_is_wrong_with_a_file_is_said(tensors, shapes, tmp_path):
     refused("is not readable", "cut.safetensors")
     (tmp_path / "cut.ckpt").write_bytes(b"PK\x03\x04")
     refused("is not readable", "cut.ckpt")
+    torch.save({"state_dict": tensors}, tmp_path / "half.ckpt")
+    (tmp_path / "half.ckpt").write_bytes((tmp_path / "half.ckpt").read_bytes()[:9999])
+    refused("is not readable: it is cut short or damaged .copy it again.$", "half.ckpt")
+    (tmp_path / "old.ckpt").write_bytes(pickle.dumps({"state_dict": {}}, protocol=4))
+    refused("without executing what is in it", "old.ckpt")
+    for name, holds in (("list.ckpt", {"state_dict": [1]}), ("numbers.ckpt", {0: torch.ones(1)})):
+        torch.save(holds, tmp_path / name)
+        refused("holds no U-Net .model.diffusion_model", name)
+    torch.save({base_file.UNET + "nothing.weight": torch.ones(1)}, tmp_path / "other.ckpt")
+    refused("its unet is not Stable Diffusion 2.1's: .*nothing.weight", "other.ckpt")
     torch.save({"state_dict": tensors, "callbacks": Callback()}, tmp_path / "lightning.ckpt")
     refused("without executing what is in it .take its .safetensors twin", "lightning.ckpt")
     save_file({k: v for k, v in tensors.items() if not k.startswith(base_file.VAE)}, tmp_path / "novae.safetensors")
