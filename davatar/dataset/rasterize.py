@@ -45,6 +45,7 @@ from davatar.dataset.layout import (
     versions,
 )
 from davatar.dataset.settings import RasterSettings
+from davatar.dataset.tracks import check_track
 from davatar.geometry.camera import Camera
 from davatar.geometry.mesh import Mesh
 from davatar.headmodel.track import Track, load_track, save_track
@@ -76,9 +77,11 @@ def tracked(
     """A track's folder and the recording that it was fitted to.
 
     Raises:
-        DataError: no readable track there. MissingError: neural geometry is asked for and has no meshes.
+        MissingError: no track there, or neural geometry is asked for and has no meshes.
+        DataError: the track cannot be read, or was made from another recording.
     """
     folder = Path(folder)
+    check_track(folder)
     track = load_track(folder)
     if track.frames.max(initial=-1) >= len(capture):
         raise DataError(

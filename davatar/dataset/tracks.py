@@ -4,20 +4,30 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from davatar.core.errors import DataError
+from davatar.core.errors import DataError, MissingError
 from davatar.core.files import read_json
 from davatar.headmodel.track import Track
+
+
+def check_track(folder: Path) -> None:
+    """
+    Raises:
+        MissingError: there is no such folder, or no track in it.
+    """
+    if not (folder / "track.npz").is_file():
+        raise MissingError("no such track", file=folder, mend="give the folder that `davatar track` wrote")
 
 
 def recording_of(folder: Path, track: Track | None = None) -> Path:
     """The recording's path: what `track.json`, or the track's settings, say under `capture`.
 
     Raises:
-        DataError: there is no such track, nothing is said, or the recording is not there any more.
+        MissingError: there is no such track, and none is given.
+        DataError: nothing is said, or the recording is not there any more.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError("no such track", file=folder, mend="give the folder that `davatar track` wrote")
+    if track is None:
+        check_track(folder)
     about = read_json(folder / "track.json") if (folder / "track.json").is_file() else {}
     said = about.get("capture") or (track.settings.get("capture") if track else None)
     if said is None:

@@ -52,7 +52,7 @@ def test_inspect_names_what_is_wrong(cli, recording_on_disk):
     "words, code, text",
     [
         (["inspect", "nowhere"], 4, "nowhere: is missing (give"),
-        (["rasterize", "nowhere"], 3, "nowhere"),
+        (["rasterize", "nowhere"], 4, "nowhere: no such track (give"),
         (["record", __file__], 2, "test_cli.py: is a file"),
         (["fetch", "999"], 2, "no participant '999'"),
         (["fetch", "18", "--offline", "--what", "model"], 4, "DA-1-ID-18.zip as "),
@@ -102,6 +102,9 @@ def test_record_makes_a_recording_whose_truth_rasterises(cli, tmp_path):
     assert np.abs(sample.alpha - sample.coverage)[inner].mean() < 0.02  # truth and picture show the same head
 
 
-def test_a_track_that_is_not_there_is_said_to_be_absent(cli, tmp_path):
-    absent = cli("data", "rasterize", tmp_path / "anna" / "track")
-    assert absent.code == 3 and "no such track" in absent.err
+@pytest.mark.parametrize("named", [True, False])
+def test_a_folder_without_a_track_is_missing_one_whether_its_recording_is_named_or_not(cli, recording_on_disk, named):
+    folder, track = recording_on_disk
+    (track / "track.npz").unlink()
+    absent = cli("data", "rasterize", track, *(["--capture", folder] if named else []))
+    assert absent.code == 4 and "no such track" in absent.err
