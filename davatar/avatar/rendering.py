@@ -30,6 +30,7 @@ from davatar.avatar.scenes import Scene, Shot, data_scene
 from davatar.avatar.video import enlarged, video_writer
 from davatar.core import paths
 from davatar.core.content import hash_path, hash_value
+from davatar.core.devices import check_device
 from davatar.core.errors import ConfigError, DataError, MissingError, ResourceError, UsageError
 from davatar.core.files import read_json
 from davatar.core.interrupt import interruptible
@@ -107,11 +108,12 @@ def render(
         expressions: over time (or the CSV file that holds them), instead of the driver's own.
 
     Raises:
-        MissingError: the data set, sequence or checkpoint is absent.
+        MissingError: the device, data set, sequence or checkpoint is absent.
         UsageError: no such camera or frames; nothing to compare with; another process renders to `out`.
         Interrupted: a signal arrived; run again to go on.
     """
     settings = settings or RenderSettings()
+    check_device(settings.device)
     data = dataset if isinstance(dataset, RenderingData) else _data(run, dataset)
     track = load_track(driver) if isinstance(driver, str | Path) else driver
     told = expressions if isinstance(expressions, Expressions | None) else read_expressions(expressions)

@@ -17,6 +17,7 @@ from davatar.checks.evaluation_subjects import (
     own_subject,
 )
 from davatar.core import paths, runs
+from davatar.core.devices import check_device
 from davatar.core.errors import DataError, MissingError, UsageError
 from davatar.core.files import write_json, write_text
 from davatar.core.manifest import dependency_versions
@@ -94,11 +95,12 @@ def evaluate_avatar(
         command: shown in the report.
 
     Raises:
-        MissingError: there is no such run, checkpoint or data set.
+        MissingError: there is no such run, device, checkpoint or data set.
         UsageError: unknown metric or sampler. DataError: the split is empty, or has no photographs.
         Interrupted: stopped by a signal; run again to go on.
     """
     run = run if isinstance(run, runs.Run) else runs.resolve_run(run)
+    check_device(settings.device)
     chosen = open_metrics(settings.metrics)
     subject = _subject(run, settings, data, raw, base, checkpoint)
     split, keys = choose(subject, settings)

@@ -396,10 +396,14 @@ def test_the_command_line_says_what_is_wrong(cli, run, tracked, tmp_path):
         ("--expressions", tmp_path / "none.csv"): (4, "no such table"),
         ("--sequence", "lagh"): (4, "did you mean laugh?"),
         ("--checkpoint", 9): (4, "no checkpoint 9"),
+        ("--device", "cuda:99"): (4, "choose --device cpu"),
+        ("--device", "foo"): (4, "choose --device cpu"),
     }
     for words, (code, said) in expected.items():
         found = cli("render", run.folder, *words)
         assert (found.code, said in found.err) == (code, True), (words, found.err)
+    found = cli("eval", run.folder, "--device", "foo")
+    assert found.code == 4 and "choose --device cpu" in found.err
 
 
 def test_the_command_line_shows_edited_and_drawn_expressions(cli, run, tmp_path):

@@ -15,6 +15,7 @@ from typing import Any
 
 from davatar.checks.verify.comparison import Check, Comparison
 from davatar.checks.verify.fixture import on_device, read_arrays, read_json
+from davatar.core.devices import check_device
 from davatar.core.errors import DataError, DavatarError, Interrupted, MissingError, UsageError
 from davatar.core.progress import Progress, silent
 
@@ -101,7 +102,7 @@ def verify(
     folder = Path(folder)
     if not folder.is_dir():
         raise MissingError("there is no such folder", file=folder, mend="name a folder of fixtures")
-    _check_device(device)
+    check_device(device)
     checks = [check for check in all_checks() if only is None or _is_of(check.section, only)]
     if not checks:
         known = ", ".join(sorted({check.section for check in all_checks()}))
@@ -166,13 +167,3 @@ def _reason(error: Exception, path: Path) -> str:
         return where + error.message
     text = str(error).splitlines()[0] if str(error) else ""
     return f"does not hold what such a fixture holds: {type(error).__name__} {text}".rstrip()
-
-
-def _check_device(name: str) -> None:
-    import torch
-
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise MissingError(f"device {name!r} cannot be used: {reason}", mend="choose --device cpu") from error
