@@ -7,8 +7,6 @@ weights-only semantics. What the entries mean is the training's business.
 from __future__ import annotations
 
 import io
-import pickle
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 from davatar.core.errors import DataError
 from davatar.core.files import write_bytes
 from davatar.core.runs import Run
+from davatar.core.torch_errors import UNREADABLE, unreadable
 
 STATE = "state.pt"
 
@@ -61,10 +60,8 @@ def _read(path: Path, needed: set[str]) -> dict[str, Any]:
     try:
         state = torch.load(path, weights_only=True)
         missing = needed - state.keys()
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        advice = isinstance(error, pickle.UnpicklingError)  # torch's, to run what is stored
-        reason = "it is no torch archive of plain values" if advice else str(error).splitlines()[0]
-        raise DataError(f"is not a readable training state: {reason}", file=path, mend=mend) from error
+    except UNREADABLE as error:
+        raise DataError(f"is not a readable training state: {unreadable(error)}", file=path, mend=mend) from error
     if missing:
         raise DataError(f"is no training state, it lacks {', '.join(sorted(missing))}", file=path, mend=mend)
     return state

@@ -8,7 +8,6 @@ blend width from `configs.yaml` above the archive; the mean anchors are not part
 from __future__ import annotations
 
 import json
-import pickle
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -19,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from davatar.core.errors import DataError, MissingError
+from davatar.core.errors import DataError, MissingError, listed
+from davatar.core.torch_errors import UNREADABLE, unreadable
 from davatar.headmodel.ict_codes import MEAN_ANCHORS
 from davatar.headmodel.nphm import NPHM
 from davatar.headmodel.published import config_from_shapes, from_published
@@ -86,19 +86,12 @@ def read_archive(path: str | Path) -> Mapping[str, Any]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)  # refused or read all the same
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
-        found = f"is not a readable weights file: {_reason(error)}"
+    except UNREADABLE as error:
+        found = f"is not a readable weights file: {unreadable(error)}"
         raise DataError(found, file=path, mend="fetch it again") from error
     if not isinstance(state, Mapping):
         raise DataError(f"holds a {type(state).__name__}, expected named entries", file=path)
     return state
-
-
-def _reason(error: Exception) -> str:
-    """Why, in one line, without torch's advice to run what is stored."""
-    if isinstance(error, pickle.UnpicklingError):
-        return "it is no torch archive, or holds more than tensors and plain values"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def load_published(path: str | Path, mean_anchors: Tensor | None = None) -> PublishedHead:
@@ -119,7 +112,7 @@ def load_published(path: str | Path, mean_anchors: Tensor | None = None) -> Publ
     wrong = [f"lacks {key}" for name, key in TABLES.items() if tables[name] is None or tables[name].ndim != 2]
     wrong += [f"has the unexpected {k}" for k in parts[2] if k not in TABLES.values() and not k.startswith(_APPEARANCE)]
     if wrong:
-        raise DataError(f"the code tables do not fit: latent_codes {'; '.join(wrong)}", file=path)
+        raise DataError(f"the code tables do not fit: latent_codes {listed(wrong)}", file=path)
     rules = _rules(path)
     try:
         size = tables["identity"].shape[1]
@@ -148,7 +141,7 @@ def _tensors(state: Mapping[str, Any], entry: str, path: Path) -> dict[str, Tens
         raise DataError(f"is not a published head model: no entry {absent}", file=path)
     other = [key for key, value in found.items() if not isinstance(value, Tensor)]
     if other:
-        raise DataError(f"{entry} holds {', '.join(map(str, other))}, which are no tensors", file=path)
+        raise DataError(f"{entry} holds {listed(other)}, which are no tensors", file=path)
     return dict(found)
 
 
