@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from davatar.core.errors import DataError
+from davatar.core.errors import DataError, listed
 from davatar.core.files import write_bytes
 from davatar.core.runs import Run
 from davatar.core.torch_errors import UNREADABLE, unreadable
@@ -63,5 +63,5 @@ def _read(path: Path, needed: set[str]) -> dict[str, Any]:
     except UNREADABLE as error:
         raise DataError(f"is not a readable training state: {unreadable(error)}", file=path, mend=mend) from error
     if missing:
-        raise DataError(f"is no training state, it lacks {', '.join(sorted(missing))}", file=path, mend=mend)
+        raise DataError(f"is no training state, it lacks {listed(sorted(missing))}", file=path, mend=mend)
     return state

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from davatar.core.errors import ConfigError, DataError, MissingError
+from davatar.core.errors import ConfigError, DataError, MissingError, listed
 from davatar.core.files import write_bytes
 from davatar.core.runs import CONFIG, Run, resolve_run
 from davatar.core.settings import from_mapping
@@ -123,7 +123,7 @@ def read_prior(path: str | Path) -> CodePrior:
         if metadata.get("kind") == HEAD_MODEL:
             raise DataError("is a head model, not a prior", file=path, mend="give it as the head model")
         if FORMAT not in metadata:
-            found = ", ".join(metadata) or "no metadata"
+            found = listed(list(metadata)) or "no metadata"
             raise DataError(f"is not a prior of this version ({found})", file=path, mend=mend)
         if not any(key.startswith("normalization.") for key in tensors):
             raise DataError("holds no normalisation of codes", file=path, mend="train or import the prior again")

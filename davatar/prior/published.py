@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from davatar.core.errors import DataError, MissingError, UsageError
+from davatar.core.errors import DataError, MissingError, UsageError, listed
 from davatar.diffusion.parameterization import PredictionType, loss_weights
 from davatar.diffusion.schedule import NoiseSchedule, ScheduleName, cosine_schedule, linear_schedule, named_schedule
 from davatar.headmodel.published_checkpoint import TABLES as HEAD_MODEL_TABLES
@@ -106,7 +107,7 @@ def load_published(
 def _refuse_own(path: Path) -> None:
     """
     Raises:
-        UsageError: `path`, or the run it is, holds a head model or prior in our format, which needs no import.
+        UsageError: `path`, or the run it is, holds weights in our format, which need no import.
     """
     for file in (path, path / FILE_NAME, path / "model.safetensors"):
         if is_head_model(file):
@@ -114,10 +115,23 @@ def _refuse_own(path: Path) -> None:
         elif kind := own_kind(file):
             what = f"{kind} prior"
             use = f"davatar prior sample --{'expression' if kind == 'expression' else 'identity'} {file}"
+        elif _label(file).endswith(" avatar"):
+            run = next((above.parent for above in file.parents if above.name == "checkpoints"), "RUN")
+            what, use = "avatar", f"davatar render {run}"
         else:
             continue
         mend = f"use it as it is: `{use}`"
         raise UsageError(f"is davatar's own {what} already, there is nothing to import", file=file, mend=mend)
+
+
+def _label(file: Path) -> str:
+    """What a safetensors file of ours says that it is; "" where it says nothing, or is none."""
+    try:
+        with safe_open(str(file), "pt") as opened:
+            label = (opened.metadata() or {}).get("kind", "")
+    except (SafetensorError, OSError, ValueError):
+        return ""
+    return label if label.startswith("davatar ") else ""
 
 
 def stored_as(prior: CodePrior) -> tuple[NetworkConfig, ScheduleName]:
@@ -179,7 +193,7 @@ def _head_model_beside(path: Path) -> Path:
 def _diffusion_state(state: Mapping[str, Any], weights: str, path: Path) -> dict[str, Tensor]:
     entry = state.get(weights)
     if not isinstance(entry, Mapping):
-        raise MissingError(f"holds no {weights!r} weights, only {', '.join(map(str, state))}", file=path)
+        raise MissingError(f"holds no {weights!r} weights, only {listed(list(state))}", file=path)
     if weights == "ema":
         entry = {k.removeprefix("ema_model."): v for k, v in entry.items() if k.startswith("ema_model.")}
     if "init_conv.weight" not in {k.removeprefix("model.") for k in entry}:

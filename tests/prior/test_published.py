@@ -5,6 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from davatar.avatar.tiny import TinyAvatar
 from davatar.checks.verify.dphm_published import CHECKS
 from davatar.core.errors import DataError, MissingError, UsageError
 from davatar.headmodel.weights import KIND
@@ -127,6 +128,11 @@ def test_files_of_ours_need_no_import(published, tmp_path):
     save_file({"x": torch.zeros(1)}, head, {"kind": KIND})
     with pytest.raises(UsageError, match=r"own head model already.*davatar prior sample --head-model .*head"):
         load_published(head)
+    avatar = tmp_path / "DA-1" / "checkpoints" / "step-000010" / "model.safetensors"
+    avatar.parent.mkdir(parents=True)
+    save_file({"x": torch.zeros(1)}, avatar, {"kind": TinyAvatar.kind})
+    with pytest.raises(UsageError, match=r"own avatar already.*davatar render .*DA-1`"):
+        load_published(avatar)
     with pytest.raises(DataError, match="is a head model, not a prior"):
         CodePrior.from_pretrained(head)
 
@@ -134,3 +140,10 @@ def test_files_of_ours_need_no_import(published, tmp_path):
 def test_absent_checkpoint_says_what_it_looked_for(tmp_path):
     with pytest.raises(MissingError, match="model-<milestone>.pt"):
         load_published(tmp_path)
+
+
+def test_of_a_foreign_file_s_many_entries_a_few_are_named(tmp_path):
+    torch.save({f"layer.{k}": torch.zeros(1) for k in range(300)}, tmp_path / "model-1.pt")
+    with pytest.raises(MissingError, match=r"only layer.0, .*layer.7 and 292 more") as refused:
+        load_published(tmp_path, kind="identity")
+    assert len(str(refused.value)) < 400
