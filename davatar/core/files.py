@@ -167,7 +167,7 @@ def read_json(path: str | Path, mend: str | None = None) -> Any:
         mend: what to do about a file that is absent or broken.
 
     Raises:
-        DataError: the file is absent or is not JSON; says line and column.
+        DataError: the file is absent, is not UTF-8 text, or is not JSON (then with line and column).
     """
     path = Path(path)
     try:

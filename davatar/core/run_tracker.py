@@ -45,6 +45,9 @@ def tracked_accelerator(
     """An accelerator that logs into `run`, and to `names` of accelerate's trackers where they are installed.
 
     Args:
+        run: whose metrics.jsonl gets every figure, whatever else does; other trackers write into its folder.
+        names: trackers besides, of `KNOWN`; empty for none.
+        progress: told which of `names` are not installed.
         mixed_precision: "no", "bf16" or "fp16"; None: as the launcher of the processes says.
 
     Raises:
