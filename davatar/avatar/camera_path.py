@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from davatar.avatar.trajectories import UP, inverse, look_at, matching_focal
-from davatar.core.errors import DataError
+from davatar.core.errors import DataError, MissingError
 from davatar.core.files import read_json
 from davatar.geometry.camera import Camera
 
@@ -83,9 +83,12 @@ class CameraPath:
 def read_camera_path(path: str | Path) -> CameraPath:
     """
     Raises:
-        DataError: absent, no JSON, or a key that cannot be understood; names the key and what was expected.
+        MissingError: there is no such file.
+        DataError: no JSON, or a key that cannot be understood; names the key and what was expected.
     """
     path = Path(path)
+    if not path.is_file():
+        raise MissingError("no camera path there", file=path, mend="name a JSON file of keys: `davatar render --help`")
     told = read_json(path)
     about, keys = (told, told.get("keys")) if isinstance(told, dict) else ({}, told)
     _names(about, ("keys", "width"), "the file", path)

@@ -17,7 +17,7 @@ from davatar.avatar.draws import Draws
 from davatar.avatar.precision import choose
 from davatar.avatar.settings import AvatarSettings
 from davatar.avatar.weights import read_weights
-from davatar.core.errors import DataError, MissingError
+from davatar.core.errors import DataError, MissingError, UsageError
 from davatar.core.progress import Progress, silent
 from davatar.core.runs import Run
 from davatar.core.settings import from_mapping
@@ -92,6 +92,7 @@ def open_avatar(
         base: the frozen base of the published kind, if not the one that its settings name.
 
     Raises:
+        UsageError: a base for the small avatar, which has none.
         MissingError: the run has no such checkpoint, or its frozen base is not there.
         DataError: the checkpoint is broken or does not fit its run's config.
     """
@@ -107,6 +108,8 @@ def open_avatar(
         )
         return archived.to(device), settings, step
     settings = from_mapping(AvatarSettings, run.config, str(run.folder / "config.yaml"))
+    if base is not None and settings.kind == "tiny":
+        raise UsageError("the small avatar has no frozen base", file=run.folder, mend="leave out --base")
     if base is not None:
         settings = replace(settings, published=replace(settings.published, base=base, revision=None))
     known = run.checkpoints()

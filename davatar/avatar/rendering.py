@@ -23,7 +23,7 @@ from davatar.avatar.condition_pictures import beside_truth, condition_row
 from davatar.avatar.conditioning import HeadMaps
 from davatar.avatar.expressions import Expressions, read_expressions
 from davatar.avatar.frame_folder import FrameFolder
-from davatar.avatar.frame_rate import rate_of_folder
+from davatar.avatar.frame_rate import rate_of_folder, rate_of_track
 from davatar.avatar.model import Avatar, open_avatar
 from davatar.avatar.precision import Precision
 from davatar.avatar.scenes import Scene, Shot, data_scene
@@ -32,7 +32,7 @@ from davatar.core import paths
 from davatar.core.content import hash_path, hash_value
 from davatar.core.devices import check_device
 from davatar.core.errors import ConfigError, DataError, MissingError, ResourceError, UsageError
-from davatar.core.files import read_json
+from davatar.core.files import check_output_file, read_json
 from davatar.core.interrupt import interruptible
 from davatar.core.lock import exclusive
 from davatar.core.progress import Progress, silent
@@ -108,14 +108,17 @@ def render(
         expressions: over time (or the CSV file that holds them), instead of the driver's own.
 
     Raises:
-        MissingError: the device, data set, sequence or checkpoint is absent.
-        UsageError: no such camera or frames; nothing to compare with; another process renders to `out`.
+        MissingError: the device, data set, driver, camera file, sequence or checkpoint is absent.
+        UsageError: no such camera or frames; nothing to compare with; no video can be written at `out`, or another
+            process renders there.
         Interrupted: a signal arrived; run again to go on.
     """
     settings = settings or RenderSettings()
     check_device(settings.device)
+    if out is not None:
+        check_output_file(out)
     data = dataset if isinstance(dataset, RenderingData) else _data(run, dataset)
-    track = load_track(driver) if isinstance(driver, str | Path) else driver
+    track = read_driver(driver) if isinstance(driver, str | Path) else driver
     told = expressions if isinstance(expressions, Expressions | None) else read_expressions(expressions)
     if not data.is_ours and (track is not None or told is not None):
         raise UsageError(
@@ -126,7 +129,7 @@ def render(
     avatar, weights, computed = _opened(run, settings)
     painter = Painter.of(avatar, settings, computed)
     if data.is_ours:
-        rate = rate_of_folder(driver) if isinstance(driver, str | Path) else None
+        rate = None if track is None else _rate(track, driver)
         scene = data_scene(data, avatar.resolution, avatar.told, settings.shot, track, told, settings.at_once, rate)
     else:
         from davatar.avatar.archive_scenes import archive_scene
@@ -148,6 +151,25 @@ def render(
         raise UsageError("videos are MP4 files", file=out, mend=f"call it {out.name}.mp4")
     content = hash_value([scene.content, len(scene), painter.told(), hash_path(weights)])
     return write_scene(scene, painter, out, settings, content, progress)
+
+
+def read_driver(path: str | Path) -> Track:
+    """The track of a folder, or of its track.npz.
+
+    Raises:
+        MissingError: there is none. DataError: it is not readable.
+    """
+    path = Path(path)
+    file = path / "track.npz" if path.is_dir() else path
+    if not file.is_file():
+        raise MissingError("no track there", file=file, mend="name the folder of a track, as `davatar track` writes it")
+    return load_track(file)
+
+
+def _rate(track: Track, source: Path | Track) -> float | None:
+    """Frames per second of a driver: its table's, else its settings'; None where neither tells."""
+    told = rate_of_folder(source) if isinstance(source, str | Path) else None
+    return told or rate_of_track(track, track.frames)
 
 
 @dataclass(frozen=True)

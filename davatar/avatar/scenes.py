@@ -121,7 +121,7 @@ def data_scene(
 
     Raises:
         UsageError: no such camera, or the frames lie outside the sequence.
-        MissingError: no such sequence, or the data set holds no track to pose.
+        MissingError: no such sequence or camera file, or the data set holds no track to pose.
         DataError: the driver's head model is another one; the camera file is broken.
     """
     keys = sequence_keys(data, shot.sequence)
@@ -174,7 +174,7 @@ def chosen_camera(name: str | None, serials: Sequence[str], where: Path) -> tupl
     """The camera's name, and its path where it is a file.
 
     Raises:
-        UsageError: no such camera. DataError: the file is broken.
+        UsageError: no such camera. MissingError, DataError: the file is absent, or broken.
     """
     name = name or serials[0]
     if name.lower().endswith(".json"):

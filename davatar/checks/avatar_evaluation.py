@@ -19,7 +19,7 @@ from davatar.checks.evaluation_subjects import (
 from davatar.core import paths, runs
 from davatar.core.devices import check_device
 from davatar.core.errors import DataError, MissingError, UsageError
-from davatar.core.files import write_json, write_text
+from davatar.core.files import check_output_folder, write_json, write_text
 from davatar.core.manifest import dependency_versions
 from davatar.core.progress import Progress, silent
 from davatar.dataset.layout import SampleKey
@@ -96,11 +96,13 @@ def evaluate_avatar(
 
     Raises:
         MissingError: there is no such run, device, checkpoint or data set.
-        UsageError: unknown metric or sampler. DataError: the split is empty, or has no photographs.
+        UsageError: unknown metric or sampler; `out` is a file. DataError: the split is empty, or has no photographs.
         Interrupted: stopped by a signal; run again to go on.
     """
     run = run if isinstance(run, runs.Run) else runs.resolve_run(run)
     check_device(settings.device)
+    if out is not None:
+        check_output_folder(out)
     chosen = open_metrics(settings.metrics)
     subject = _subject(run, settings, data, raw, base, checkpoint)
     split, keys = choose(subject, settings)

@@ -123,7 +123,11 @@ def test_a_video_is_as_fast_as_whoever_moves(run, tracked, tmp_path):
     assert fps(expressions=table) == 24  # a table has a time for every key, and may be shown at any rate
     table.write_text("frame,time\n0,now\n")
     assert fps(tmp_path / "bob") == 24
-    assert fps() == 24
+    assert fps() == 10  # the data set says so
+    frames = np.array([0, 2, 4])  # as a data set keeps it: no table, every second frame of ten a second
+    inside = replace(tracked(7), frames=frames, settings={"geometry": "linear", "fps": 10})
+    save_track(tmp_path / "set" / "track.npz", inside)
+    assert fps(tmp_path / "set") == fps(inside) == 5
 
 
 def test_a_data_sets_rate_counts_the_frames_that_it_holds(tracked):
@@ -335,7 +339,7 @@ def test_what_is_not_there_is_named(run, data, tmp_path):
         render(run, dataset=tmp_path)
     with pytest.raises(MissingError, match="no checkpoint 7.*there are 2"):
         render(run, RenderSettings(checkpoint=7))
-    with pytest.raises(DataError, match="no track there"):
+    with pytest.raises(MissingError, match="no track there"):
         render(run, driver=tmp_path / "nobody")
 
 
@@ -392,7 +396,10 @@ def test_the_command_line_says_what_is_wrong(cli, run, tracked, tmp_path):
         ("--sample", 2, "--expressions", tmp_path / "wrong.csv"): (2, "choose one"),
         ("--camera", tmp_path / "broken.json"): (3, "broken.json: is not valid JSON"),
         ("--expressions", tmp_path / "wrong.csv"): (3, "did you mean jawOpen"),
-        ("--drive", tmp_path / "bob"): (3, "no track there"),
+        ("--base", "/nowhere"): (2, "leave out --base"),
+        ("--out", tmp_path / "wrong.csv" / "v.mp4"): (2, "wrong.csv: is a file"),
+        ("--drive", tmp_path / "bob"): (4, "no track there"),
+        ("--camera", tmp_path / "none.json"): (4, "no camera path there"),
         ("--expressions", tmp_path / "none.csv"): (4, "no such table"),
         ("--sequence", "lagh"): (4, "did you mean laugh?"),
         ("--checkpoint", 9): (4, "no checkpoint 9"),
@@ -404,6 +411,8 @@ def test_the_command_line_says_what_is_wrong(cli, run, tracked, tmp_path):
         assert (found.code, said in found.err) == (code, True), (words, found.err)
     found = cli("eval", run.folder, "--device", "foo")
     assert found.code == 4 and "choose --device cpu" in found.err
+    found = cli("eval", run.folder, "--out", tmp_path / "wrong.csv")
+    assert found.code == 2 and "wrong.csv: is a file" in found.err
 
 
 def test_the_command_line_shows_edited_and_drawn_expressions(cli, run, tmp_path):
