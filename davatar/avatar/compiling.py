@@ -21,7 +21,8 @@ def compile_denoiser(avatar: Avatar, backend: Backend | None = None) -> bool:
     """Compile an avatar's denoiser in place, on the device where it is; the first pictures of each size take minutes.
 
     Args:
-        backend: of `torch.compile`; None = `BACKEND`.
+        backend: what turns the network's graph into code: a name that `torch.compile` knows, or a function of the
+            graph and example inputs that returns what to call; None = `BACKEND`.
 
     Returns:
         False where this machine cannot compile: said in a warning, and nothing is changed.
