@@ -21,12 +21,13 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import SingleFileComponentError
 from safetensors import SafetensorError, safe_open
 
-from davatar.avatar.torch_file import UNREADABLE, read_torch, trouble
+from davatar.avatar.torch_file import read_torch
 from davatar.avatar.weights import check_fit
 from davatar.avatar.whole_network import Network, first_line, missing_tensor, quiet
 from davatar.core.errors import DataError, MissingError
 from davatar.core.files import read_json
 from davatar.core.progress import log
+from davatar.core.torch_errors import UNREADABLE, unreadable
 from davatar.diffusion.parameterization import PredictionType
 
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.model."
@@ -94,7 +95,7 @@ def _read_pickle(file: Path, prefix: str) -> dict[str, torch.Tensor]:
             "cannot be read without executing what is in it", file=file, mend="take its .safetensors twin"
         ) from error
     except UNREADABLE as error:
-        raise DataError(f"is not readable: {trouble(file, error)}", file=file, mend="copy it again") from error
+        raise DataError(f"is not readable: {unreadable(error)}", file=file, mend="copy it again") from error
     stored = stored.get("state_dict", stored) if isinstance(stored, dict) else {}
     named = stored.items() if isinstance(stored, dict) else ()
     return {name: value for name, value in named if str(name).startswith(prefix) and torch.is_tensor(value)}

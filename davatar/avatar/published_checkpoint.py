@@ -5,7 +5,6 @@ Archives are read in place and never written into. The pickle is read as weights
 
 from __future__ import annotations
 
-import pickle
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +14,10 @@ import torch
 from davatar.avatar.published import PublishedAvatar
 from davatar.avatar.published_configs import ArchiveConfig, read_archive_config
 from davatar.avatar.published_settings import PublishedSettings, PublishedTraining
-from davatar.avatar.torch_file import UNREADABLE, read_torch, trouble
+from davatar.avatar.torch_file import read_torch
 from davatar.core.errors import DataError, MissingError
 from davatar.core.progress import Progress, silent
+from davatar.core.torch_errors import UNREADABLE, unreadable
 
 _FILE = re.compile(r"ckpt-(\d+)\.pt")
 RENDERED = ["depths", "uv", "normals", "uv_ambient"]
@@ -153,9 +153,9 @@ def read_checkpoint(file: Path) -> dict[str, torch.Tensor]:
     """
     try:
         found = read_torch(file)
-    except (*UNREADABLE, pickle.UnpicklingError) as error:
+    except UNREADABLE as error:
         raise DataError(
-            f"is not a readable checkpoint: {trouble(file, error)}", file=file, mend="fetch it again"
+            f"is not a readable checkpoint: {unreadable(error)}", file=file, mend="fetch it again"
         ) from error
     strange = [name for name, x in found.items() if not isinstance(x, torch.Tensor)] if isinstance(found, dict) else []
     if strange or not isinstance(found, dict):

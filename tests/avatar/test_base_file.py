@@ -182,7 +182,7 @@ def test_what_is_wrong_with_a_file_is_said(tensors, shapes, tmp_path):
     refused("is not readable", "cut.ckpt")
     torch.save({"state_dict": tensors}, tmp_path / "half.ckpt")
     (tmp_path / "half.ckpt").write_bytes((tmp_path / "half.ckpt").read_bytes()[:9999])
-    refused("is not readable: it is cut short or damaged .copy it again.$", "half.ckpt")
+    refused("is not readable: it is truncated or damaged .copy it again.$", "half.ckpt")
     (tmp_path / "old.ckpt").write_bytes(pickle.dumps({"state_dict": {}}, protocol=4))
     refused("without executing what is in it", "old.ckpt")
     for name, holds in (("list.ckpt", {"state_dict": [1]}), ("numbers.ckpt", {0: torch.ones(1)})):
