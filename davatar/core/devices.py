@@ -18,5 +18,5 @@ def check_device(name: str) -> None:
     try:
         torch.zeros(1, device=name).cpu()
     except (RuntimeError, AssertionError, ImportError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]  # what follows is advice
         raise MissingError(f"device {name!r} cannot be used: {reason}", mend="choose --device cpu") from error
