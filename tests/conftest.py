@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 settings.register_profile("davatar", deadline=None, max_examples=30, derandomize=True)
 settings.load_profile("davatar")
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before anything imports torch
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

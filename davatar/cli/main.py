@@ -5,6 +5,7 @@ Global options stand anywhere on the line. Nothing heavy is imported before a co
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -181,4 +182,7 @@ app.command("doctor")(doctor_command.command)
 
 def main() -> None:
     """The entry point `davatar`."""
+    # Threads that wait for each other by spinning take a dozen times as long when something else runs; read by OpenMP
+    # when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()
