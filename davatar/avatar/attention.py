@@ -10,15 +10,14 @@ step to step (`hoisting`), stays with torch: it is the attention among pixels th
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
 
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0, XFormersAttnProcessor
 from torch import nn
 
+from davatar.avatar.published_settings import AttentionName
 from davatar.core.errors import MissingError, UsageError
 
-AttentionName = Literal["sdpa", "xformers"]
 OTHERWISE = "or leave it out: sdpa is the default"
 
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from davatar.avatar.compiling import compile_denoiser
 from davatar.avatar.model import Avatar
 from davatar.avatar.precision import Precision, for_painting
+from davatar.avatar.published_settings import AttentionName
 from davatar.core.content import hash_path
 from davatar.core.errors import UsageError
 
@@ -23,7 +24,7 @@ class Computing:
     compat: bool = False  # the published way of sampling
     preview_decoder: Path | None = None  # folder of a small decoder; of the published kind
     compile: bool = False  # the denoiser; see `compiling`
-    attention: Literal["sdpa", "xformers"] = "sdpa"  # see `attention`; of the published kind
+    attention: AttentionName = "sdpa"  # see `attention`; of the published kind
 
     def prepare(self, avatar: Avatar, trained: str = "auto") -> dict[str, Any]:
         """Make an opened avatar ready to paint.

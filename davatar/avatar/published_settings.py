@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+AttentionName = Literal["sdpa", "xformers"]  # torch's own, or a package for GPUs
+
 
 @dataclass(frozen=True)
 class PublishedSettings:
@@ -37,7 +39,7 @@ class PublishedTraining:
     texture_weight_decay: float = 0.0  # published: 1e-2, which fades texels that no frame shows
     eight_bit_adam: bool = False  # a quarter of the optimisers' memory; needs bitsandbytes
     gradient_checkpointing: bool = False  # less memory, about a third more time, the same gradients
-    attention: Literal["sdpa", "xformers"] = "sdpa"  # torch's own, or the package xformers on a GPU
+    attention: AttentionName = "sdpa"
     warm_up: int = 0  # steps; the published runs use a constant rate
     use_vae_mean: bool = False
     mouth_weight: float = 0.0  # of the mouth's squared error, added to the loss; needs frames with a mouth mask

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from davatar.avatar.frame_folder import FrameFolder
 from davatar.avatar.frame_rate import rate_of_folder, rate_of_track
 from davatar.avatar.model import Avatar, open_avatar
 from davatar.avatar.precision import Precision
+from davatar.avatar.published_settings import AttentionName
 from davatar.avatar.scenes import Scene, Shot, data_scene
 from davatar.avatar.video import enlarged, video_writer
 from davatar.core import paths
@@ -63,7 +64,7 @@ class RenderSettings:
     base: str | None = None  # frozen base of the published kind, if not the one that archive or run names
     preview_decoder: Path | None = None  # folder of a small decoder, see `avatar.preview_decoder`
     compile: bool = False  # the denoiser, where this machine can
-    attention: Literal["sdpa", "xformers"] = "sdpa"  # of the published kind
+    attention: AttentionName = "sdpa"  # of the published kind
 
     def __post_init__(self):
         if self.at_once < 1 or (self.steps is not None and self.steps < 1):
