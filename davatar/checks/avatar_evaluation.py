@@ -186,7 +186,11 @@ def choose(subject: Subject, settings: EvaluationSettings) -> tuple[str, list[Sa
     splits, path = subject.splits, subject.data.path
     split = settings.split or next((name for name in PREFERRED_SPLITS if splits.get(name)), None)
     if split is None:
-        raise DataError("holds nothing out to evaluate on", file=path, mend="rasterize with --hold-out-sequences")
+        raise DataError(
+            "holds nothing out to evaluate on",
+            file=path,
+            mend="rasterize with --hold-out-sequence or --hold-out-camera",
+        )
     if split not in splits:
         there = ", ".join(name for name, keys in splits.items() if keys)
         raise DataError(f"has no split {split!r}", file=path, mend=f"there are {there}")
